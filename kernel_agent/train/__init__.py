@@ -1,0 +1,1 @@
+"""Training. May import anything; nothing imports it."""
