@@ -1,0 +1,303 @@
+"""The `codevision` command. A thin face: it reads arguments and environment, calls the package, prints.
+
+Exit codes: 0 answered, 1 an error that was named, 2 wrong usage, 3 ended without an answer, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from kernel_agent.trajectory import Trajectory
+
+app = typer.Typer(
+    help="Vision-language models that think in Python, in a Jupyter kernel; every run is a notebook.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+ASK_HELP = """Ask a question about images.
+
+[bold]Examples[/bold]
+
+  codevision ask "What is written on the label?" photo.jpg
+
+  codevision ask "Which is larger?" a.png b.png --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-8B-Instruct -o run.ipynb
+
+  codevision ask --continue run.ipynb "and the date below it?"
+
+Without --base-url or --model the small embedded model answers: it reads one short line of text, and nothing else.
+"""
+
+
+@app.command(help=ASK_HELP)
+def ask(
+    question: Annotated[str, typer.Argument(help="What to find out.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Image files, data: URIs, or http(s) URLs with --allow-http.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Notebook to write. Default: codevision-DATE-TIME.ipynb here.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing notebook.")] = False,
+    continue_from: Annotated[
+        Path | None, typer.Option("--continue", help="Go on from this notebook: same images, same history.")
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.", envvar="CODEVISION_BASE_URL"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model name on the server, or a checkpoint folder.", envvar="CODEVISION_MODEL")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="How the model writes code: native, openai, fenced, pyvision, deepeyes, thyme.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Most model calls.")] = 12,
+    seconds: Annotated[float, typer.Option(min=1, help="Most seconds in all.")] = 600.0,
+    cell_seconds: Annotated[float, typer.Option(min=0.1, help="Most seconds a cell.")] = 60.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens a message.")] = 2048,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Largest image taken, in pixels.")] = 100_000_000,
+    view_pixels: Annotated[int | None, typer.Option(min=1, help="Largest view shown to the model, in pixels.")] = None,
+    allow_http: Annotated[bool, typer.Option("--allow-http", help="Fetch http(s) image URLs.")] = False,
+    self_contained: Annotated[
+        bool,
+        typer.Option(
+            "--self-contained", help="Afterwards rewrite the notebook so that it re-runs with only Pillow and NumPy."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the answer.")] = False,
+) -> None:
+    """Run one question to its answer."""
+    from kernel_agent import api
+    from kernel_agent.errors import CodeVisionError
+    from kernel_agent.progress import Progress
+    from kernel_agent.trajectory import Trajectory
+    from kernel_agent.types import Budget, Sampling
+
+    started = time.perf_counter()
+    options: dict[str, Any] = {
+        "budget": Budget(steps=steps, seconds=seconds, cell_seconds=cell_seconds),
+        "sampling": Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens),
+        "max_pixels": max_pixels,
+        "allow_http": allow_http,
+        "model": model,
+        "base_url": base_url,
+        "api_key": os.environ.get("CODEVISION_API_KEY") or None,
+        "watch": None if as_json or quiet else Progress(),
+    }
+    if protocol is not None:
+        options["protocol"] = protocol
+    path = continue_from if continue_from and output is None else output or _default_path()
+    trajectory: Trajectory | None = None
+    try:
+        if view_pixels is not None:
+            from kernel_agent.session.images import ViewBounds
+
+            options["bounds"] = ViewBounds(max_pixels=view_pixels)
+        if continue_from is None:
+            if not images:
+                _usage('Give at least one image, e.g.: codevision ask "What is written here?" photo.jpg')
+            trajectory = api.ask(question, *images, save_to=path, force=force, **options)
+        else:
+            if images:
+                _usage("--continue goes on with the notebook's own images: leave the image arguments out.")
+            trajectory = Trajectory.load(continue_from)
+            trajectory.record_to(path, force=force or path == continue_from)
+            trajectory = api.continue_trajectory(trajectory, question, **options)
+        if self_contained:
+            from kernel_agent.trajectory.export import write_self_contained
+
+            write_self_contained(trajectory, path)
+    except KeyboardInterrupt:
+        _fail("interrupted", f"Interrupted. What was done is in {path}.", path, started, as_json, code=130)
+    except (CodeVisionError, ValueError, OSError) as error:
+        kept: Trajectory | None = getattr(error, "trajectory", None)
+        _fail(type(error).__name__, str(error), path if kept is not None else None, started, as_json, trajectory=kept)
+    _report(trajectory, path, started, as_json=as_json, quiet=quiet)
+
+
+def _report(trajectory: Trajectory, path: Path, started: float, *, as_json: bool, quiet: bool) -> None:
+    answered = trajectory.answer is not None
+    if as_json:
+        print(json.dumps(_summary(trajectory, path, started), ensure_ascii=False))
+    else:
+        if answered:
+            print(trajectory.answer)
+        else:
+            print(f"No answer: the run ended by {trajectory.stop_reason}.", file=sys.stderr)
+        if not quiet:
+            print(f"Notebook: {path}", file=sys.stderr)
+    if not answered:
+        raise typer.Exit(3)
+
+
+def _summary(trajectory: Trajectory, path: Path | None, started: float) -> dict[str, Any]:
+    usage = trajectory.usage
+    return {
+        "answer": trajectory.answer,
+        "notebook": str(path) if path else None,
+        "steps": len(trajectory.steps),
+        "stop_reason": str(trajectory.stop_reason) if trajectory.stop_reason else None,
+        "isolation": trajectory.isolation,
+        "seconds": round(time.perf_counter() - started, 3),
+        "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+    }
+
+
+def _fail(
+    kind: str,
+    message: str,
+    path: Path | None,
+    started: float,
+    as_json: bool,
+    *,
+    code: int = 1,
+    trajectory: Trajectory | None = None,
+) -> NoReturn:
+    if as_json:
+        summary: dict[str, Any] = {"answer": None, "notebook": str(path) if path else None}
+        if trajectory is not None:
+            summary = _summary(trajectory, path, started)
+        print(json.dumps({**summary, "error": {"type": kind, "message": message}}, ensure_ascii=False))
+    else:
+        print(f"codevision: {message}", file=sys.stderr)
+        if trajectory is not None and path is not None:
+            print(f"What was done by then is in {path}.", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _usage(message: str) -> NoReturn:
+    raise typer.BadParameter(message)
+
+
+def _default_path() -> Path:
+    stem = time.strftime("codevision-%Y%m%d-%H%M%S")
+    path, number = Path(f"{stem}.ipynb"), 1
+    while path.exists():
+        number += 1
+        path = Path(f"{stem}-{number}.ipynb")
+    return path
+
+
+@app.command(
+    help="Start a vLLM server for a checkpoint with the flags this agent needs, wait until it answers, print its URL.\n\n"
+    "[bold]Examples[/bold]\n\n  codevision serve Qwen/Qwen3-VL-8B-Instruct\n\n"
+    "  codevision serve embedded --port 8000\n\n  codevision serve ./checkpoint -- --max-model-len 32768",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def serve(
+    context: typer.Context,
+    checkpoint: Annotated[
+        str, typer.Argument(help='Folder or hub name; "embedded" for the model that ships with this package.')
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    python: Annotated[str | None, typer.Option(help="Interpreter of the environment that has vLLM.")] = None,
+) -> None:
+    """Serve until Ctrl-C."""
+    from kernel_agent.errors import CodeVisionError
+    from kernel_agent.models import serve as run
+
+    if checkpoint == "embedded":
+        from kernel_agent.embedded import checkpoint_path
+
+        checkpoint = str(checkpoint_path())
+    try:
+        run(checkpoint, host=host, port=port, python=python, extra_args=context.args)
+    except CodeVisionError as error:
+        print(f"codevision: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def doctor(
+    base_url: Annotated[
+        str | None, typer.Option(help="A model server to try as well.", envvar="CODEVISION_BASE_URL")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """Say what works on this machine, and how to mend what does not."""
+    from dataclasses import asdict
+
+    from kernel_agent.doctor import checks
+
+    found = checks(base_url=base_url)
+    if as_json:
+        print(json.dumps([asdict(check) for check in found]))
+    else:
+        from rich.console import Console
+
+        console = Console()
+        marks = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[yellow]--  [/]"}
+        for check in found:
+            console.print(f"{marks[check.ok]} [bold]{check.name}[/]: ", end="")
+            console.print(check.detail, markup=False, highlight=False)
+            if check.remedy and check.ok is not True:
+                console.print(f"       {check.remedy}", markup=False, highlight=False)
+    if any(check.ok is False for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def recover(notebook: Annotated[Path, typer.Argument(help="RUN.ipynb of a run that crashed.")]) -> None:
+    """Rebuild a notebook from the journal beside it after a crash. Loses at most the step in flight."""
+    from kernel_agent.errors import CodeVisionError
+    from kernel_agent.trajectory import recover as rebuild
+
+    try:
+        trajectory = rebuild(notebook)
+    except CodeVisionError as error:
+        print(f"codevision: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print(f"{notebook}: {len(trajectory.steps)} steps, ended by {trajectory.stop_reason}.")
+
+
+@app.command()
+def export(
+    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Notebook to write.")],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing notebook.")] = False,
+) -> None:
+    """Write a self-contained copy: it re-runs anywhere with only Pillow and NumPy."""
+    from kernel_agent.errors import CodeVisionError
+    from kernel_agent.trajectory import Trajectory
+    from kernel_agent.trajectory.export import write_self_contained
+
+    try:
+        if output.exists() and not force:
+            _usage(f"{output} exists: choose another name or add --force.")
+        write_self_contained(Trajectory.load(notebook), output)
+    except CodeVisionError as error:
+        print(f"codevision: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print(output)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from kernel_agent import __version__
+
+    print(__version__)
+
+
+def main() -> None:
+    """Entry point of the `codevision` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What a protocol is: how a model says "run this", and how it is told what came of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+from kernel_agent.types import Action, Completion, Json, Malformed, Message, Names, Part, TextPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """A completion read: its thought (all that is not the action) and its one action."""
+
+    thought: str
+    action: Action
+
+
+class Protocol(Interface):
+    """A way for a model to act. Stateless: one instance serves any number of runs."""
+
+    @property
+    def name(self) -> str:
+        """As written after `--protocol` and in the trajectory."""
+
+    @property
+    def names(self) -> Names:
+        """Names of images in prompt, kernel and notebook."""
+
+    @property
+    def tools(self) -> tuple[Mapping[str, Json], ...]:
+        """Tool schemas for the server; empty where the protocol is plain text."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a message."""
+
+    def system(self) -> str:
+        """The system prompt."""
+
+    def parse(self, completion: Completion, *, images: int) -> Parsed:
+        """Read one action out of a completion; `images` is how many images there are. Never raises."""
+
+    def reply(self, completion: Completion) -> Message:
+        """The completion as it stands in the history."""
+
+    def observe(self, completion: Completion, report: Sequence[Part]) -> tuple[Message, ...]:
+        """What the model gets back."""
+
+
+_OPEN = re.compile(r"<think(?:ing)?>")
+_CLOSE = re.compile(r"</think(?:ing)?>")
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """(thought, rest). The thought ends at the last `</think>`; templates may have opened it in the prompt.
+
+    A `<think>` that is never closed hides nothing: its tag is dropped and the whole text is the rest.
+    """
+    closes = list(_CLOSE.finditer(text))
+    if not closes:
+        return "", _OPEN.sub("", text)
+    end = closes[-1]
+    return _CLOSE.sub("", _OPEN.sub("", text[: end.start()])).strip(), text[end.end() :]
+
+
+_ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
+
+
+def find_answers(text: str) -> list[str]:
+    """The contents of `<answer>` tags; an unclosed last one runs to the end."""
+    return [match.strip() for match in _ANSWER.findall(text)]
+
+
+def boxed(text: str) -> str:
+    r"""The content of `\boxed{...}` where there is one, else the text (PyVision answers that way)."""
+    match = re.search(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", text)
+    return match[1].strip() if match else text
+
+
+def without_actions(text: str, *patterns: re.Pattern[str]) -> str:
+    """The text with answers and the given patterns cut out: what is left is thought."""
+    for pattern in (_ANSWER, *patterns):
+        text = pattern.sub("", text)
+    return text.strip()
+
+
+def cut_short(completion: Completion, remedy: str) -> Malformed | None:
+    """A message that ran into its token cap is no action, whatever it holds so far."""
+    if completion.finish_reason != "length":
+        return None
+    return Malformed(
+        problem=f"the message was cut at {completion.usage.completion_tokens} tokens, the limit of one message.",
+        remedy="Write less before you act. " + remedy,
+    )
+
+
+def text_reply(text: str) -> Message:
+    """An assistant message of plain text."""
+    return Message(role="assistant", content=(TextPart(text=text),))
+
+
+def wrapped(tag: str, report: Sequence[Part]) -> tuple[Message, ...]:
+    """A user message with the report inside `<tag>`, as Hermes-style templates render tool results."""
+    content = (TextPart(text=f"<{tag}>\n"), *report, TextPart(text=f"</{tag}>"))
+    return (Message(role="user", content=content),)

@@ -1,0 +1,325 @@
+"""The part of a session that lives inside the kernel: images by name, and what the code shows.
+
+Every picture a cell shows (last expression, display(), plt.show(), Image.show(), several in one cell) is appended to
+`images`, bound to its name (`image_3`) and published as a lossless PNG whose metadata carries name, size and lineage.
+`start` sets this up in a kernel of ours; `open_notebook` does the same in any Python kernel that re-runs a saved
+notebook. The names are bound anew before every cell, so code that deletes or overwrites them harms only its own cell.
+
+Nothing here is trusted by the host: code in the kernel can change all of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kernel_agent.session import lineage
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MIME_NOTE = "application/vnd.codevision.note+json"
+"""Published once at the end of a cell for the host alone: what was left out."""
+
+_IMPORTS = {
+    "PIL": "PIL",
+    **{name: f"PIL.{name}" for name in ("Image", "ImageChops", "ImageColor", "ImageDraw", "ImageEnhance")},
+    **{name: f"PIL.{name}" for name in ("ImageFilter", "ImageFont", "ImageOps", "ImageStat")},
+    "np": "numpy",
+    "numpy": "numpy",
+    "math": "math",
+    "cv2": "cv2",
+    "plt": "matplotlib.pyplot",
+    "matplotlib": "matplotlib",
+}
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+class Kernel:
+    """The images of one kernel and the hooks that keep them named.
+
+    `max_images` counts the inputs too; `output_chars` limits what each cell may write to stdout and to stderr
+    (None: no limit); a picture over `max_pixels` is refused with a ValueError in the cell.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        *,
+        pattern: str = "image_{i}",
+        first: int = 0,
+        saved_files: bool = False,
+        max_images: int = 10_000,
+        max_pixels: int = 100_000_000,
+        output_chars: int | None = None,
+    ) -> None:
+        self.shell = shell
+        self.held: list[Image.Image] = []
+        self.pattern, self.first, self.saved_files = pattern, first, saved_files
+        self.max_images, self.max_pixels, self.output_chars = max_images, max_pixels, output_chars
+        self.refused = 0
+        self.saved: list[Path] = []
+        lineage.install()
+        self._format = shell.display_formatter.format
+        shell.display_formatter.format = self.format
+        shell.events.register("pre_run_cell", self.before_cell)
+        shell.events.register("post_run_cell", self.after_cell)
+        self.streams: list[CappedStream] = []
+        self._patch_pillow()
+
+    def name(self, index: int) -> str:
+        """Label of image `index`."""
+        return self.pattern.format(i=index + self.first)
+
+    def hold(self, image: Image.Image) -> int:
+        """Append an image under the next name; returns its index."""
+        index = len(self.held)
+        self.held.append(image)
+        lineage.register(image, index)
+        if self.saved_files:
+            image.save(Path(f"{self.name(index)}.png"), compress_level=1)
+            self.saved.clear()
+        self.bind()
+        return index
+
+    def bind(self) -> None:
+        """(Re)bind `images` and every name."""
+        namespace = self.shell.user_ns
+        namespace["images"] = list(self.held)
+        namespace.update({self.name(index): image for index, image in enumerate(self.held)})
+
+    def before_cell(self, info: Any) -> None:
+        """Bind names, import what the cell mentions and has not defined, start counting output."""
+        self.bind()
+        namespace = self.shell.user_ns
+        for word in set(_WORD.findall(info.raw_cell or "")) & _IMPORTS.keys():
+            if word not in namespace:
+                try:
+                    namespace[word] = importlib.import_module(_IMPORTS[word])
+                except ImportError:
+                    continue
+        self.refused = 0
+        self.saved.clear()
+        if self.output_chars is not None:
+            self.streams = [CappedStream(stream, self.output_chars) for stream in (sys.stdout, sys.stderr)]
+
+    def after_cell(self, result: Any) -> None:
+        """Show saved files, write the kept tails of long output, tell the host what was left out."""
+        from IPython.display import display
+        from PIL import Image
+
+        for path in list(self.saved):
+            if path.is_file():
+                with Image.open(path) as image:
+                    display(image.copy())
+        self.saved.clear()
+        dropped = {stream.name: count for stream in self.streams if (count := stream.finish())}
+        self.streams = []
+        if dropped or self.refused:
+            note = {"dropped": dropped, "refused": self.refused}
+            self.shell.display_pub.publish(data={MIME_NOTE: note})
+
+    def format(self, obj: Any, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What IPython publishes for `obj`: ours for pictures, IPython's own for the rest."""
+        pictures = _pictures(obj)
+        if pictures is not None:
+            from IPython.display import display
+
+            for picture in pictures:
+                display(picture)
+            return {}, {}
+        picture = as_picture(obj)
+        if picture is not None:
+            return self.show(picture, obj)
+        data, metadata = self._format(obj, include=include, exclude=exclude)
+        encoded = data.get("image/png") or data.get("image/jpeg")
+        if encoded is None:
+            return data, metadata
+        return self.show(_decode(encoded), None)
+
+    def show(self, picture: Image.Image, obj: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Hold a picture and give its PNG with name, size and lineage."""
+        from kernel_agent.session.images import normalise
+
+        width, height = picture.size
+        if width * height > self.max_pixels:
+            raise ValueError(
+                f"A picture of {width}x{height} pixels is over the limit of {self.max_pixels} pixels: crop or resize it."
+            )
+        if not width or not height:
+            raise ValueError(f"A picture of {width}x{height} pixels cannot be shown: check the crop box.")
+        if len(self.held) >= self.max_images:
+            self.refused += 1
+            return {}, {}
+        origin = lineage.origin(obj) if obj is not None else None
+        shown = normalise(picture)
+        if shown is picture:
+            shown = picture.copy()
+        index = self.hold(shown)
+        if obj is not None:
+            lineage.register(obj, index)
+        buffer = io.BytesIO()
+        shown.save(buffer, "PNG", compress_level=1)
+        name = self.name(index)
+        record: dict[str, Any] = {"index": index, "name": name, "size": [width, height]}
+        if origin is not None:
+            record["parent"], record["affine"] = origin[0], list(origin[1])
+        data = {"image/png": buffer.getvalue(), "text/plain": f"{name}: {width}x{height} px"}
+        return data, {"codevision": record}
+
+    def _patch_pillow(self) -> None:
+        from PIL import Image
+
+        def show(image: Image.Image, *_: Any, **__: Any) -> None:
+            from IPython.display import display
+
+            display(image)
+
+        Image.Image.show = show  # type: ignore[assignment,method-assign]
+        if self.saved_files:
+            save = Image.Image.save
+
+            def record(image: Image.Image, fp: Any, format: str | None = None, **params: Any) -> None:
+                save(image, fp, format, **params)
+                if isinstance(fp, (str, Path)):
+                    self.saved.append(Path(fp))
+
+            Image.Image.save = record  # type: ignore[assignment,method-assign]
+
+
+class CappedStream:
+    """Lets the first half of `limit` characters of a cell's stream through and keeps the last half for the end."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self.stream, self.name = stream, stream.name.strip("<>")
+        self.half = max(1, limit // 2)
+        self.passed = 0
+        self.tail = ""
+        self.total = 0
+        self._write: Callable[[str], int] = type(stream).write.__get__(stream)
+        stream.write = self.write
+
+    def write(self, text: str) -> int:
+        """As a text stream's `write`."""
+        if not isinstance(text, str):
+            return self._write(text)  # raises the stream's own TypeError
+        self.total += len(text)
+        head = text[: max(0, self.half - self.passed)]
+        if head:
+            self.passed += len(head)
+            self._write(head)
+        if len(head) < len(text):
+            self.tail = (self.tail + text[max(len(head), len(text) - self.half) :])[-self.half :]
+        return len(text)
+
+    def finish(self) -> int:
+        """Undo the wrapping, write the tail; returns how many characters were left out."""
+        self.stream.__dict__.pop("write", None)
+        dropped = self.total - self.passed - len(self.tail)
+        if dropped:
+            self._write(f"\n[... {dropped} characters left out ...]\n")
+        if self.tail:
+            self._write(self.tail)
+        return dropped
+
+
+def as_picture(obj: Any) -> Image.Image | None:
+    """A PIL image, or a NumPy array that is clearly one (uint8 or bool, HxW or HxWx3/4, each side at least 8)."""
+    from PIL import Image
+
+    if isinstance(obj, Image.Image):
+        return obj
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(obj, numpy.ndarray) or obj.dtype not in (numpy.uint8, numpy.bool_):
+        return None
+    if obj.ndim not in (2, 3) or (obj.ndim == 3 and obj.shape[2] not in (3, 4)) or min(obj.shape[:2]) < 8:
+        return None
+    if obj.dtype == numpy.bool_:
+        obj = obj.astype(numpy.uint8) * 255
+    return Image.fromarray(numpy.ascontiguousarray(obj))
+
+
+def _pictures(obj: Any) -> list[Any] | None:
+    """The pictures of a list, tuple or dict that holds nothing else; None otherwise."""
+    items: Iterable[Any]
+    if isinstance(obj, dict):
+        items = obj.values()
+    elif isinstance(obj, (list, tuple)):
+        items = obj
+    else:
+        return None
+    found = list(items)
+    if not found or any(as_picture(item) is None for item in found):
+        return None
+    return found
+
+
+def _decode(encoded: bytes | str) -> Image.Image:
+    import base64
+
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(encoded) if isinstance(encoded, str) else encoded))
+    image.load()
+    return image
+
+
+_kernel: Kernel | None = None
+
+
+def start(config: str) -> None:
+    """Set up a kernel of ours. `config` is JSON: `folder` with the inputs, `inputs` and `restored`, `Kernel`'s options.
+
+    Each input is {"file", "mode", "size"}: raw pixels under `folder`.
+    """
+    from IPython.core.getipython import get_ipython
+
+    global _kernel
+    options: dict[str, Any] = json.loads(config)
+    folder, inputs = Path(options.pop("folder")), options.pop("inputs")
+    _kernel = Kernel(get_ipython(), **options)
+    for item in inputs:
+        _kernel.hold(read_raw(folder, item))
+
+
+def restore(config: str) -> None:
+    """Hold pictures again that a cell made which cannot be run again (it was interrupted or killed the kernel)."""
+    assert _kernel is not None
+    options = json.loads(config)
+    for item in options["inputs"]:
+        _kernel.hold(read_raw(Path(options["folder"]), item))
+
+
+def read_raw(folder: Path, item: Mapping[str, Any]) -> Image.Image:
+    """An image from raw pixels in a file."""
+    from PIL import Image
+
+    width, height = item["size"]
+    return Image.frombytes(item["mode"], (width, height), (folder / item["file"]).read_bytes())
+
+
+def open_notebook(run_id: str, *, folder: str = ".", **options: Any) -> list[Image.Image]:
+    """Set up any Python kernel to re-run a saved notebook; returns its input images.
+
+    The inputs come from the notebook with this run id in `folder`. Raises TrajectoryError where there is none.
+    `options` are `Kernel`'s (image names of the protocol).
+    """
+    from IPython.core.getipython import get_ipython
+
+    from kernel_agent.session.images import load_image
+    from kernel_agent.trajectory.inputs import find_inputs
+
+    global _kernel
+    shell = get_ipython()
+    if shell is None:
+        raise RuntimeError("open_notebook works in a Jupyter kernel or in IPython only.")
+    _kernel = Kernel(shell, **options)
+    for data in find_inputs(run_id, Path(folder)):
+        _kernel.hold(load_image(data).pil)
+    return list(_kernel.held)

@@ -1,0 +1,373 @@
+"""A managed kernel that holds images: the one executor of live runs, evaluation and replay.
+
+    with Session(["photo.jpg"]) as session:
+        cell = session.run("image_0.rotate(90, expand=True)")
+        cell.status, cell.images[0].size
+
+Guarantees: `run` returns within its deadline plus about `GRACE_SECONDS` and a restart; a cell that hangs is
+interrupted, and where that fails the kernel is killed, restarted and the earlier cells that ended by themselves are run
+again; every such thing is an event of the cell. Does not guarantee: that code run again does the same (time, random
+numbers), or any isolation beyond the provisioner's (`session.isolation`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from kernel_agent.blocking import run_blocking
+from kernel_agent.errors import ImageError, KernelError
+from kernel_agent.session import DEFAULT_PROVISIONER
+from kernel_agent.session.cells import cell_source
+from kernel_agent.session.channel import KernelChannel, KernelDied
+from kernel_agent.session.images import (
+    LoadedImage,
+    ViewBounds,
+    decode_output_png,
+    load_image,
+    make_view,
+    normalise,
+    pixel_sha256,
+)
+from kernel_agent.session.outputs import OutputCollector
+from kernel_agent.types import Affine, Budget, CellResult, Event, KernelImage, Names, Status
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+GRACE_SECONDS = 2.0
+"""How long an interrupted cell has to end before the kernel is killed."""
+
+
+class Session:
+    """One kernel, its images and the cells it ran.
+
+    Args:
+        images: inputs, as `load_image` takes them.
+        names: how images are called.
+        budget: `cell_seconds`, `images`, `output_chars` are used here.
+        bounds: pixel bounds of the views shown to the model.
+        max_pixels: largest input or output image, in pixels.
+        allow_http: whether http(s) image URLs are fetched.
+        provisioner: entry-point name of a `jupyter_client` kernel provisioner.
+
+    Raises ImageError for an image that cannot be taken, before any kernel is started.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Any] = (),
+        *,
+        names: Names = Names(),
+        budget: Budget = Budget(),
+        bounds: ViewBounds | None = None,
+        max_pixels: int = 100_000_000,
+        allow_http: bool = False,
+        provisioner: str = DEFAULT_PROVISIONER,
+    ) -> None:
+        self.names, self.budget, self.max_pixels = names, budget, max_pixels
+        self.bounds = bounds or ViewBounds()
+        self.provisioner = provisioner
+        self.images: list[KernelImage] = []
+        self.cells: list[CellResult] = []
+        self.events: list[Event] = []
+        self._allow_http = allow_http
+        self._pil: dict[int, Image.Image] = {}
+        self._channel: KernelChannel | None = None
+        self._folder: Path | None = None
+        self._lock = asyncio.Lock()
+        self.add_images(images)
+
+    # ------------------------------------------------------------------ images
+
+    def add_images(self, sources: Sequence[Any]) -> list[KernelImage]:
+        """Take inputs in; only before the kernel is started. Returns them as named images."""
+        if self._channel is not None:
+            raise KernelError("Images can be added only before the session is started.")
+        loaded = [
+            source
+            if isinstance(source, LoadedImage)
+            else load_image(source, max_pixels=self.max_pixels, allow_http=self._allow_http)
+            for source in sources
+        ]
+        for item in loaded:
+            index = len(self.images)
+            self._pil[index] = item.pil
+            self.images.append(self._image(index, item.pil, item.data, item.mime, origin="input", source=item.source))
+            for note in item.notes:
+                self.events.append(Event(kind="image_note", time=time.time(), data={"image": index, "note": note}))
+        return self.images
+
+    def _image(
+        self,
+        index: int,
+        pil: Image.Image,
+        data: bytes,
+        mime: str,
+        *,
+        origin: str,
+        source: str = "",
+        parent: int | None = None,
+        affine: Affine | None = None,
+    ) -> KernelImage:
+        view = make_view(pil, data, mime, self.bounds)
+        return KernelImage(
+            index=index,
+            name=self.names(index),
+            data=data,
+            mime=mime,
+            size=pil.size,
+            pixel_sha256=pixel_sha256(pil),
+            view=view.data,
+            view_mime=view.mime,
+            view_size=view.size,
+            parent=parent,
+            affine=affine,
+            origin=origin,
+            source=source,
+        )
+
+    # ------------------------------------------------------------------ life
+
+    @property
+    def isolation(self) -> str:
+        """Isolation level of the running kernel; "not started" without one."""
+        return self._channel.isolation if self._channel else "not started"
+
+    async def astart(self) -> Self:
+        """Start the kernel and put the images in. Does nothing where it runs already."""
+        async with self._lock:
+            await self._start()
+        return self
+
+    async def _start(self) -> KernelChannel:
+        if self._channel is not None:
+            return self._channel
+        if self._folder is None:
+            self._folder = _short_folder()
+        channel = KernelChannel(self._folder, provisioner=self.provisioner)
+        await channel.start()
+        self._channel = channel
+        inputs = [image.index for image in self.images if image.origin == "input"]
+        config = {
+            "pattern": self.names.pattern,
+            "first": self.names.first,
+            "saved_files": self.names.saved_files,
+            "max_images": len(inputs) + self.budget.images,
+            "max_pixels": self.max_pixels,
+            "output_chars": self.budget.output_chars,
+        }
+        try:
+            await self._call("start", inputs, **config)
+        except BaseException:
+            await self.aclose()
+            raise
+        return channel
+
+    async def _call(self, function: str, images: Sequence[int], **config: Any) -> None:
+        """Run a function of `kernel_side` with the given images handed over as raw pixels in files."""
+        assert self._channel is not None
+        assert self._folder is not None
+        items: list[dict[str, Any]] = []
+        for index in images:
+            pil = self._pil.get(index) or normalise(self.images[index].to_pil())
+            path = self._folder / f"input-{index}.raw"
+            path.write_bytes(pil.tobytes())
+            items.append({"file": path.name, "mode": pil.mode, "size": pil.size})
+        text = json.dumps({"folder": str(self._folder), "inputs": items, **config})
+        code = f"from kernel_agent.session import kernel_side as _k; _k.{function}({text!r}); del _k"
+        try:
+            async with asyncio.timeout(60):
+                reply = await self._channel.execute(code, lambda message: None, silent=True)
+        except (TimeoutError, KernelDied) as error:
+            raise KernelError(f"The kernel could not take the images: {error or 'no answer in 60 s'}.") from error
+        finally:
+            for item in items:
+                (self._folder / item["file"]).unlink(missing_ok=True)
+        if reply["content"]["status"] != "ok":
+            raise KernelError(f"The kernel could not be set up: {reply['content'].get('evalue')}.")
+
+    async def aclose(self) -> None:
+        """Stop the kernel and remove its folder. Safe to call twice."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.stop()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        return await self.astart()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Self:
+        return run_blocking(self.astart())
+
+    def __exit__(self, *_: object) -> None:
+        run_blocking(self.aclose())
+
+    # ------------------------------------------------------------------ cells
+
+    def run(self, code: str, *, image_index: int | None = None, seconds: float | None = None) -> CellResult:
+        """`arun`, waiting."""
+        return run_blocking(self.arun(code, image_index=image_index, seconds=seconds))
+
+    async def arun(self, code: str, *, image_index: int | None = None, seconds: float | None = None) -> CellResult:
+        """Run one cell; starts the kernel where there is none.
+
+        Args:
+            code: Python as the model wrote it; `cell_source` says what is added.
+            image_index: image to bind to `image`, `img` and `draw`.
+            seconds: deadline; the budget's `cell_seconds` by default.
+
+        Never raises for anything the code does. Raises KernelError when no kernel can be had, and CancelledError when
+        cancelled (the cell is interrupted first, and kept in `cells`).
+        """
+        async with self._lock:
+            source = cell_source(code, image_index)
+            cell = await self._run(source, self.budget.cell_seconds if seconds is None else seconds)
+            return cell
+
+    async def _run(self, source: str, seconds: float) -> CellResult:
+        channel = await self._start()
+        started = time.perf_counter()
+        collector = OutputCollector(
+            next_index=len(self.images), limit=self.budget.output_chars, take_image=self._take_output
+        )
+        status = Status.OK
+        count: int | None = None
+        cancelled = False
+        running = asyncio.ensure_future(channel.execute(source, collector))
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may end when nobody waits
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await asyncio.shield(running)
+            count = reply["content"].get("execution_count")
+            status = Status.ERROR if reply["content"].get("status") != "ok" or collector.failed else Status.OK
+        except (TimeoutError, asyncio.CancelledError) as stop:
+            cancelled = isinstance(stop, asyncio.CancelledError)
+            collector.event("interrupted", why="cancelled" if cancelled else "timeout", after=round(seconds, 3))
+            status = await self._stop_cell(channel, running, collector)
+        except KernelDied as died:
+            collector.event("kernel_died", reason=str(died))
+            status = Status.KILLED
+        self.images += collector.images
+        try:
+            if status is Status.KILLED:
+                await self._recover(collector)
+        finally:
+            cell = CellResult(
+                source=source,
+                status=status,
+                outputs=collector.outputs(),
+                images=tuple(collector.images),
+                execution_count=count,
+                seconds=time.perf_counter() - started,
+                events=tuple(collector.events),
+            )
+            self.cells.append(cell)
+        if cancelled:
+            raise asyncio.CancelledError
+        return cell
+
+    async def _stop_cell(
+        self, channel: KernelChannel, running: asyncio.Future[Any], collector: OutputCollector
+    ) -> Status:
+        """SIGINT, then a grace period. TIMEOUT where the cell ended, KILLED where the kernel has to go."""
+        await channel.interrupt()
+        try:
+            async with asyncio.timeout(GRACE_SECONDS):
+                await asyncio.shield(running)
+            return Status.TIMEOUT
+        except TimeoutError:
+            collector.event("kernel_killed", why=f"the cell did not end within {GRACE_SECONDS} s of the interrupt")
+        except KernelDied as died:
+            collector.event("kernel_died", reason=str(died))
+        return Status.KILLED
+
+    def _take_output(self, data: bytes, index: int, parent: int | None, affine: Affine | None) -> KernelImage:
+        try:
+            pil = decode_output_png(data, max_pixels=self.max_pixels)
+        except ImageError as error:
+            raise ValueError(str(error)) from error
+        return self._image(
+            index, pil, data, "image/png", origin=f"cell {len(self.cells)}", parent=parent, affine=affine
+        )
+
+    # ------------------------------------------------------------------ recovery and replay
+
+    async def aresume(self, images: Sequence[KernelImage], cells: Sequence[CellResult]) -> None:
+        """Bring a new session to the state that `cells` left: for a follow-up after the kernel is gone.
+
+        Raises KernelError where a cell cannot be run again.
+        """
+        async with self._lock:
+            self.images, self.cells = list(images), list(cells)
+            collector = OutputCollector(next_index=0, limit=1, take_image=self._take_output)
+            await self._start()
+            await self._replay(collector)
+            self.events += collector.events
+
+    async def _recover(self, collector: OutputCollector) -> None:
+        """Kill, start anew, run the good cells again; each an event of the cell."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.stop()
+        await self._start()
+        collector.event("kernel_restarted")
+        await self._replay(collector)
+        if collector.images:
+            await self._call("restore", [image.index for image in collector.images])
+
+    async def _replay(self, log: OutputCollector) -> None:
+        """Run again every cell that ended by itself; give back the images of those that did not."""
+        assert self._channel is not None
+        count = sum(image.origin == "input" for image in self.images)
+        for number, cell in enumerate(self.cells):
+            if cell.status not in (Status.OK, Status.ERROR):
+                if cell.images:
+                    await self._call("restore", [image.index for image in cell.images])
+                count += len(cell.images)
+                continue
+            again = OutputCollector(next_index=count, limit=self.budget.output_chars, take_image=self._take_output)
+            try:
+                async with asyncio.timeout(10 + 3 * cell.seconds):
+                    await self._channel.execute(cell.source, again)
+            except (TimeoutError, KernelDied) as error:
+                await self.aclose()
+                raise KernelError(
+                    f"The kernel's state could not be brought back: cell {number} did not run again "
+                    f"({error or 'timeout'}). Start a new session from the images."
+                ) from error
+            differing = [
+                old.name
+                for old, new in zip(cell.images, again.images, strict=False)
+                if old.pixel_sha256 != new.pixel_sha256
+            ]
+            if differing or len(again.images) != len(cell.images):
+                log.event("replay_differs", cell=number, images=differing, count=len(again.images))
+            missing = [image.index for image in cell.images[len(again.images) :]]
+            if missing:
+                await self._call("restore", missing)
+            count += len(cell.images)
+        log.event("cells_replayed", count=sum(cell.status in (Status.OK, Status.ERROR) for cell in self.cells))
+
+
+def _short_folder() -> Path:
+    """A private folder whose path is short enough for Unix sockets (107 bytes)."""
+    folder = Path(tempfile.mkdtemp(prefix="cv-"))
+    if len(str(folder)) > 60:
+        with contextlib.suppress(OSError):
+            short = Path(tempfile.mkdtemp(prefix="cv-", dir="/tmp"))
+            folder.rmdir()
+            return short
+    return folder
