@@ -1,0 +1,54 @@
+# `make demo` and `make test` work on a fresh clone with make and Python 3.11+ (with venv): they create ./.venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+
+.PHONY: help setup demo test check fast test-slow test-vllm perf clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## ./.venv with everything for demo and tests
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -U pip
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(MAKE) --no-print-directory torch
+	$(PIP) -e '.[local,data,dev]'
+	touch $@
+
+.PHONY: torch
+torch: # the CPU build where there is no GPU: the default one carries gigabytes of CUDA
+	@if command -v nvidia-smi >/dev/null 2>&1; then $(PIP) torch; else \
+	  $(PIP) torch==$(TORCH)+cpu 2>/dev/null \
+	  || $(PIP) torch==$(TORCH)+cpu --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 2>/dev/null \
+	  || $(PIP) torch==$(TORCH); fi
+
+demo: setup ## the main job on the shipped model and a sample image
+	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force
+
+test: setup check fast ## lint, types and the fast tests
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fast: setup
+	$(BIN)/python -m pytest -q
+
+test-slow: setup ## tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+test-vllm: setup ## a real vLLM server on this machine, in its own environment
+	tests/vllm/run.sh
+
+perf: setup ## speed and memory, as ratios measured in one run
+	$(BIN)/python -m perf.steps --json perf-steps.json
+
+clean: ## remove environments and caches
+	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json

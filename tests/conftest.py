@@ -1,0 +1,27 @@
+"""What all tests share: small pictures with known content, and sessions that are closed whatever happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """60x40, four quarters of different colours: every orientation of it is different."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :30] = (255, 0, 0)
+    pixels[:20, 30:] = (0, 255, 0)
+    pixels[20:, :30] = (0, 0, 255)
+    pixels[20:, 30:] = (255, 255, 0)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def picture_file(tmp_path: Path, picture: Image.Image) -> Path:
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    return path
