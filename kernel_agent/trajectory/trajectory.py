@@ -1,0 +1,319 @@
+"""A run as a value: questions, steps, images, events, answers; in memory, and on disk as a notebook where wanted.
+
+The agent fills it. After `record_to` every change is on the disk when the call returns (see store.py); without it nothing is
+written until `save`. Secrets in headers, events and image sources are taken out on the way in. Not for two threads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kernel_agent.errors import StorageError, TrajectoryError
+from kernel_agent.trajectory import geometry
+from kernel_agent.trajectory.codec import encode, plain
+from kernel_agent.trajectory.records import Turn, clean_event, clean_image, clean_step
+from kernel_agent.trajectory.redact import redact
+from kernel_agent.trajectory.state import Mark, State
+from kernel_agent.types import (
+    Box,
+    Event,
+    Json,
+    KernelImage,
+    Message,
+    Step,
+    StopReason,
+    TextPart,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from kernel_agent.trajectory.store import Store
+
+
+class Trajectory:
+    """One run. Make it with `start`, `load` or `recover`.
+
+    Attributes:
+        path: the notebook it is recorded to, was last recorded to, or was loaded from; None if there is none.
+        failure: why the last turn failed, where the model or the kernel could not be had; not stored.
+    """
+
+    def __init__(self, state: State, path: Path | None = None) -> None:
+        self._state = state
+        self._store: Store | None = None
+        self._began_here = False
+        self._recorded = False
+        self._clock = 0.0
+        self._continue: Callable[[Trajectory, str], Trajectory] | None = None
+        self.path = path
+        self.failure: Exception | None = None
+
+    @classmethod
+    def start(cls, *, images: Iterable[KernelImage], header: Mapping[str, Json]) -> Trajectory:
+        """A new run over `images`. `header` says what it was made with (protocol, model, environment, budget, ...)."""
+        state = State(run_id=uuid.uuid4().hex, header=redact(plain(encode(header))))
+        for image in images:
+            state.images.add(clean_image(image))
+        return cls(state)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
+        """The run in a notebook. TrajectoryError where it is none, is cut off, or is of another version."""
+        from kernel_agent.trajectory import notebook
+
+        source = Path(path)
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise TrajectoryError(f"{source} cannot be read: {error.strerror}: give the path of a saved run") from error
+        state = notebook.read(notebook.parse(data, str(source)), str(source))
+        return cls(state, source.resolve())
+
+    @classmethod
+    def recover(cls, path: str | os.PathLike[str], *, keep: bool = False) -> Trajectory:
+        """Bring a crashed run back from the journal beside its notebook, and write the notebook anew."""
+        from kernel_agent.trajectory import recovery
+
+        state, written = recovery.recover(path, keep=keep)
+        return cls(state, written)
+
+    # What it holds
+
+    @property
+    def run_id(self) -> str:
+        """Names this run, in the notebook too."""
+        return self._state.run_id
+
+    @property
+    def header(self) -> Mapping[str, Json]:
+        """What the run was made with."""
+        return self._state.header
+
+    @property
+    def images(self) -> tuple[KernelImage, ...]:
+        """All images by index, inputs first."""
+        return tuple(image for _, image in sorted(self._state.images.items()))
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The questions so far."""
+        return tuple(self._state.turns)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of all turns."""
+        return tuple(self._state.steps)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened beside the steps; each step has its own events besides."""
+        return tuple(self._state.events)
+
+    @property
+    def answer(self) -> str | None:
+        """The answer to the last question."""
+        return self._state.turns[-1].answer if self._state.turns else None
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the last turn ended; None while it goes on."""
+        return self._state.turns[-1].stop_reason if self._state.turns else None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all steps."""
+        return sum((step.completion.usage for step in self._state.steps), Usage())
+
+    @property
+    def isolation(self) -> str:
+        """Isolation level of the kernel as it was last started."""
+        for event in reversed(self._state.events):
+            if event.kind == "kernel_started" and "isolation" in event.data:
+                return str(event.data["isolation"])
+        return str(self._state.header.get("isolation", "not started"))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation: all requests' messages, then the last completion and what came back for it.
+
+        An observation that no request has carried yet is a tool message where the action has a call id, else a user's.
+        """
+        steps = self._state.steps
+        out = [message for step in steps for message in step.new_messages]
+        if steps:
+            last = steps[-1]
+            text = (TextPart(text=last.completion.text),) if last.completion.text else ()
+            out.append(Message(role="assistant", content=text, tool_calls=last.completion.tool_calls))
+            if last.observation is not None:
+                call_id = getattr(last.action, "call_id", None)
+                role: Any = "user" if call_id is None else "tool"
+                out.append(Message(role=role, content=last.observation.content, tool_call_id=call_id))
+        return tuple(out)
+
+    def root(self, image: int | str) -> int:
+        """Index of the input that an image (index or name) was made from. LineageError where that is unknown."""
+        index = self._state.images.index_of(image)
+        return geometry.lineage(self._state.images, index)[-1].index
+
+    def to_input(self, box: Box, *, image: int | str) -> Box:
+        """A box of `image` in pixels of the input it was made from: exact; after a free rotation the box around it.
+
+        Not clipped: what lies outside the input (a crop over its edge) stays outside.
+        """
+        index = self._state.images.index_of(image)
+        return geometry.apply(geometry.to_root(self._state.images, index), box)
+
+    # Filling it
+
+    def begin_turn(self, question: str) -> None:
+        """A question was asked. A turn left open by a process that went away is closed first."""
+        if self._state.open_turn is not None:
+            if self._began_here:
+                raise RuntimeError("the turn before has not ended: call end_turn first")
+            self._close_turn(None, StopReason.CRASHED, self._state.open_turn.seconds)
+        self._began_here, self._clock = True, time.monotonic()
+        self._state.turns.append(Turn(question=question, first_step=len(self._state.steps), started=time.time()))
+        self._sync()
+
+    def add_step(self, step: Step) -> None:
+        """A step was made. It stays in memory even if it cannot be written (StorageError)."""
+        if self._state.open_turn is None:
+            raise RuntimeError("there is no open turn: call begin_turn first")
+        if step.index != len(self._state.steps):
+            raise ValueError(f"step {step.index} cannot follow {len(self._state.steps)} steps")
+        step = clean_step(step)
+        for image in step.images:
+            self._state.images.add(image)
+        self._state.steps.append(step)
+        self._sync()
+
+    def add_event(self, event: Event) -> None:
+        """Something happened beside the steps."""
+        self._state.events.append(clean_event(replace(event, data=plain(encode(event.data)))))
+        self._sync()
+
+    def end_turn(self, answer: str | None, stop_reason: StopReason) -> None:
+        """The turn is over."""
+        if self._state.open_turn is None:
+            raise RuntimeError("there is no open turn: call begin_turn first")
+        self._close_turn(answer, stop_reason, time.monotonic() - self._clock)
+        self._sync()
+
+    def ask(self, question: str) -> Trajectory:
+        """A follow-up question: same images, history and kernel (replayed where it is gone). Returns this trajectory."""
+        if self._continue is not None:
+            return self._continue(self, question)
+        import importlib
+
+        agent = importlib.import_module("kernel_agent.agent")
+        result: Trajectory = agent.continue_trajectory(self, question)
+        return result
+
+    # On disk
+
+    def record_to(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """From now on write every change to `path`. What there is already is written at once.
+
+        With `force` an existing file is overwritten, but one that holds the beginning of this very run is continued: its
+        cells stay as they are. StorageError where `path` cannot be written or another process writes to it.
+        """
+        from kernel_agent.trajectory import files
+        from kernel_agent.trajectory.store import Store
+
+        target = files.notebook_path(path)
+        if self._store is not None:
+            if target == self._store.path:
+                return
+            self._store.close(self._state, keep=False)
+            self._store = None
+        kept, since = self._beginning(target) if force and target.exists() else ([], Mark())
+        self._store = Store(target, self._state, force=force, kept=kept, since=since)
+        self.path, self._recorded = self._store.path, True
+
+    def close(self, *, keep: bool = False) -> None:
+        """Stop recording: the notebook is made durable, the journal beside it removed (unless `keep`)."""
+        if self._store is not None:
+            store = self._store
+            store.close(self._state, keep=keep)
+            self.path, self._store = store.path, None
+
+    def reopen(self) -> None:
+        """Record again to where it was recorded before `close`; nothing where it never was."""
+        if self._recorded and self._store is None and self.path is not None:
+            self.record_to(self.path, force=True)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the whole run to `path` at once, in place of what was there, and return the path.
+
+        Cells added by hand to an earlier save of this run stay. A notebook that is being recorded to is left to its recorder (StorageError; or up to date, where that is us).
+        """
+        from kernel_agent.trajectory import export, files
+
+        target = files.notebook_path(path)
+        if self._store is not None and target == self._store.path:
+            self._store.sync(self._state)
+            return target
+        kept, since = self._beginning(target) if target.exists() else ([], Mark())
+        export.write(target, export.whole(self._state, kept, since))
+        self.path = self.path or target
+        return target
+
+    def _beginning(self, target: Path) -> tuple[list[Json], Mark]:
+        """The cells of `target`, and how much of this run they hold, where it holds the beginning of this run."""
+        from kernel_agent.trajectory import notebook
+
+        try:
+            parsed = notebook.parse(target.read_bytes(), str(target))
+            there = notebook.read(parsed, str(target))
+        except (OSError, TrajectoryError):
+            return [], Mark()
+        if there.run_id != self.run_id or not there.turns:
+            return [], Mark()
+        mine = self._state
+        if there.steps != mine.steps[: len(there.steps)] or len(there.turns) > len(mine.turns):
+            raise StorageError(
+                f"{target} holds {len(there.steps)} steps of this run that took another course than the {len(mine.steps)} in"
+                " memory: load it again to continue it, or give another name"
+            )
+        return parsed["cells"], Mark.of(there)
+
+    def _close_turn(self, answer: str | None, stop_reason: StopReason, seconds: float) -> None:
+        turn = self._state.turns[-1]
+        self._state.turns[-1] = replace(turn, answer=answer, stop_reason=stop_reason, seconds=seconds)
+
+    def _sync(self) -> None:
+        if self._store is not None:
+            self._store.sync(self._state)
+            self.path = self._store.path
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trajectory):
+            return NotImplemented
+        mine, theirs = self._state, other._state
+        return (
+            (mine.run_id, mine.header, mine.turns, mine.steps, mine.events)
+            == (theirs.run_id, theirs.header, theirs.turns, theirs.steps, theirs.events)
+        ) and self.images == other.images
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        question = self._state.turns[-1].question if self._state.turns else None
+        return (
+            f"Trajectory(question={question!r:.60}, answer={self.answer!r:.60}, steps={len(self._state.steps)},"
+            f" images={len(self._state.images)}, stop_reason={self.stop_reason and str(self.stop_reason)!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        from kernel_agent.trajectory.rendering import to_html
+
+        return to_html(self._state)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
