@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -145,7 +145,7 @@ class Agent:
             trajectory.add_event(event)
         if save_to is not None:
             trajectory.record_to(save_to, force=force)
-        return Conversation(self, session, trajectory, [])
+        return Conversation(self, session, trajectory)
 
     def header(self, session: Session) -> Mapping[str, Json]:
         """What a reader of the trajectory must know besides its steps."""
@@ -165,10 +165,17 @@ class Agent:
 class Conversation:
     """One run: its kernel, its trajectory and its messages. `ask` adds a turn."""
 
-    def __init__(self, agent: Agent, session: Session, trajectory: Trajectory, messages: list[Message]) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        session: Session,
+        trajectory: Trajectory,
+        sent: Sequence[Message] = (),
+        new: Sequence[Message] = (),
+    ) -> None:
         self.agent, self.session, self.trajectory = agent, session, trajectory
-        self._sent = messages  # what the model has been shown or has said so far
-        self._new: list[Message] = []  # what the next request adds
+        self._sent = list(sent)  # the last request's messages
+        self._new = list(new)  # what the next request adds
 
     async def ask(self, question: str, *, watch: Watch | None = None) -> Trajectory:
         """Ask, and run steps until an answer or a limit. Model and kernel failures end the turn; a cancel is raised."""
@@ -225,7 +232,7 @@ class Conversation:
             request, on_text=lambda text: watch(TextWritten(step=index, text=text))
         )
         spent.add(completion)
-        self._sent, self._new = [*request.messages, protocol.reply(completion)], []
+        self._sent, self._new = list(request.messages), [protocol.reply(completion)]
         parsed = protocol.parse(completion, images=len(self.session.images))
         action = parsed.action
         watch(ActionRead(step=index, thought=parsed.thought, action=action))
@@ -254,7 +261,7 @@ class Conversation:
                 report = (*report, *spent.notice())
                 status = cell.status if cell else Status.MALFORMED
                 observation = Observation(status=status, content=report)
-                self._new = list(protocol.observe(completion, report))
+                self._new += protocol.observe(completion, report)
             step = Step(
                 index=index,
                 new_messages=new_messages,

@@ -78,13 +78,14 @@ def continue_trajectory(
 
 async def _resume(agent: Agent, trajectory: Trajectory, question: str, watch: Watch | None) -> Trajectory:
     session = agent.session()
-    messages: list[Message] = [message for step in trajectory.steps for message in step.new_messages]
-    conversation = Conversation(agent, session, trajectory, messages)
+    sent: list[Message] = [message for step in trajectory.steps for message in step.new_messages]
+    new: list[Message] = []
     if trajectory.steps:
         last = trajectory.steps[-1]
-        messages.append(agent.protocol.reply(last.completion))
+        new.append(agent.protocol.reply(last.completion))
         if last.observation is not None:
-            messages += agent.protocol.observe(last.completion, last.observation.content)
+            new += agent.protocol.observe(last.completion, last.observation.content)
+    conversation = Conversation(agent, session, trajectory, sent, new)
     try:
         cells = [step.cell for step in trajectory.steps if step.cell is not None]
         await session.aresume(trajectory.images, cells)
@@ -110,14 +111,14 @@ async def _turn(conversation: Conversation, question: str, watch: Watch | None) 
         trajectory.close()
     if trajectory.failure is not None:
         await conversation.session.aclose()
-        trajectory.failure.trajectory = trajectory  # type: ignore[attr-defined]
+        trajectory.failure.trajectory = trajectory  # type: ignore[attr-defined,unused-ignore]
         raise trajectory.failure
     if trajectory._continue is None:
         weakref.finalize(trajectory, _stop, conversation.session)
 
-    def go_on(question: str, *, watch: Watch | None = None) -> Trajectory:
+    def go_on(trajectory: Trajectory, question: str) -> Trajectory:
         trajectory.reopen()
-        return run_blocking(_turn(conversation, question, watch))
+        return run_blocking(_turn(conversation, question, None))
 
     trajectory._continue = go_on
     return trajectory

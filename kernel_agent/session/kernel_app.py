@@ -7,9 +7,25 @@ would turn up in a later cell), no history database, no colours in tracebacks.
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import zmq
 from ipykernel.kernelapp import IPKernelApp
+from jupyter_client.session import json_default, json_packer, orjson_packer
 from traitlets.config import Config
+
+
+def pack(message: Any) -> bytes:
+    """A message as JSON. A lone surrogate, which no encoder takes, becomes a question mark instead of no message at all."""
+    try:
+        return orjson_packer(message)
+    except Exception:  # orjson is strict (surrogates, integers over 64 bits, NaN): try what jupyter_client falls back to
+        pass
+    try:
+        return json_packer(message)
+    except UnicodeEncodeError:
+        return json.dumps(message, default=json_default, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class KernelApp(IPKernelApp):
@@ -18,12 +34,13 @@ class KernelApp(IPKernelApp):
     def init_iopub(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Bind iopub after lifting the limit on queued messages."""
         context.setsockopt(zmq.SNDHWM, 0)
-        super().init_iopub(context)
+        super().init_iopub(context)  # type: ignore[no-untyped-call]
 
 
 def main() -> None:
     """Run the kernel until it is told to stop."""
     config = Config()
+    config.Session.packer = "kernel_agent.session.kernel_app.pack"
     config.IPKernelApp.capture_fd_output = False
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
