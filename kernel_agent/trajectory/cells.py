@@ -9,11 +9,11 @@ cell shows are copies of the views, because GitHub shows outputs but no attachme
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from kernel_agent.trajectory import inert
 from kernel_agent.trajectory.codec import text
-from kernel_agent.trajectory.records import Images, Turn, to_base64, write_step
+from kernel_agent.trajectory.records import Images, to_base64, write_step
 from kernel_agent.trajectory.state import Mark, State, course
 from kernel_agent.types import (
     Answer,
@@ -82,7 +82,7 @@ def cells_since(state: State, since: Mark) -> list[Json]:
         elif what == "step":
             out.extend(step_cells(state.steps[number], state.images))
         elif what == "end":
-            out.append(end_cell(state.turns[number], number, state.steps))
+            out.append(end_cell(state, number))
     return out
 
 
@@ -167,10 +167,12 @@ def step_cells(step: Step, images: Images) -> list[Json]:
     ]
 
 
-def end_cell(turn: Turn, number: int, steps: Sequence[Step]) -> Json:
+def end_cell(state: State, number: int) -> Json:
     """The answer, or why there is none."""
+    turn = state.turns[number]
     stop = _STOPPED[turn.stop_reason or StopReason.CRASHED]
-    count = len(steps) - turn.first_step
+    last = state.turns[number + 1].first_step if number + 1 < len(state.turns) else len(state.steps)
+    count = last - turn.first_step
     facts = f"*{count} step{'s' * (count != 1)} · {turn.seconds:.1f} s · {stop}*"
     body = "# No answer" if turn.answer is None else f"# Answer\n\n{inert.paragraphs(turn.answer)}"
     return markdown(f"turn-{number}-answer", f"{body}\n\n{facts}", {"kind": "answer", "turn": number})

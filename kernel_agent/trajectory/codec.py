@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import types
 import typing
@@ -55,7 +54,7 @@ def encode(value: Any, refer: Refer = no_image) -> Json:
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, str):
-        return str(value) if _is_text(value) else {"$text": json.dumps(value)}
+        return str(value) if _is_text(value) else {"$text": value.encode("unicode_escape").decode("ascii")}
     if isinstance(value, int):
         return int(value) if -_EXACT <= value <= _EXACT else {"$int": str(value)}
     if isinstance(value, float):
@@ -67,7 +66,7 @@ def encode(value: Any, refer: Refer = no_image) -> Json:
         out: dict[str, Json] = {} if tag is None else {"type": tag}
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
-            if not (item is None or item == () or item == "" or item == {}) or not _has_empty_default(field):
+            if not _is_empty_default(field, item):
                 out[field.name] = encode(item, refer)
         return out
     if isinstance(value, Mapping):
@@ -92,8 +91,8 @@ def plain(value: Json) -> Json:
     if len(value) == 1:
         key, item = next(iter(value.items()))
         try:
-            if key == "$text" and isinstance(restored := json.loads(item), str):
-                return restored
+            if key == "$text" and isinstance(item, str):
+                return item.encode("ascii").decode("unicode_escape")
             if key in ("$int", "$float"):
                 return int(item) if key == "$int" else float(item)
         except (TypeError, ValueError):
@@ -116,11 +115,11 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _has_empty_default(field: dataclasses.Field[Any]) -> bool:
-    """Only empty values are left out: any other default may change in a later version, and the record must not."""
+def _is_empty_default(field: dataclasses.Field[Any], item: Any) -> bool:
+    """Only empty defaults are left out: any other may change in a later version, and the record must not."""
     if field.default_factory is dict:
-        return True
-    return field.default is None or field.default == () or field.default == ""
+        return item == {}
+    return (item is None and field.default is None) or (item in ((), "") and item == field.default)
 
 
 @functools.cache

@@ -87,7 +87,14 @@ def parse(data: bytes, name: str) -> Json:
 
 
 def read(notebook: Json, name: str) -> State:
-    """The trajectory in a parsed notebook."""
+    """The trajectory in a parsed notebook. TrajectoryError where something in it is not as it was written."""
+    try:
+        return _read(notebook, name)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # JSON of another shape
+        raise TrajectoryError(f"{name} was damaged: {type(error).__name__}: {error}") from error
+
+
+def _read(notebook: Json, name: str) -> State:
     ours = notebook["metadata"][KEY]
     run, header, count = ours.get("run"), plain(ours.get("header")), ours.get("steps")
     if not isinstance(run, str) or not isinstance(header, dict) or not isinstance(count, int):

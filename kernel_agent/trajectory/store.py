@@ -66,8 +66,9 @@ class Store:
             self._journaled = mark
         now = Mark.of(state)
         end = notebook.tail(state)
-        begun = self._written.turns == 0 and now.turns > 0
-        cells = b"" if begun else b"".join(b",\n" + cell for cell in notebook.pack(cells_since(state, self._written)))
+        begun = self._written.turns == 0 and now.turns > 0  # the first question takes the place of the only cells
+        new = cells_since(state, self._written) if self._written.turns else []
+        cells = b"".join(b",\n" + cell for cell in notebook.pack(new))
         with files.explained(self.path, len(cells) + len(end)):
             if not self._is_ours():
                 self._go_on_elsewhere(state)

@@ -211,7 +211,7 @@ class Trajectory:
             return self._continue(self, question)
         import importlib
 
-        agent = importlib.import_module("kernel_agent.agent")
+        agent = importlib.import_module("kernel_agent.api")
         result: Trajectory = agent.continue_trajectory(self, question)
         return result
 
