@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from kernel_agent import prompts
 from kernel_agent.blocking import run_blocking
 from kernel_agent.environment import environment
-from kernel_agent.errors import KernelError, ModelError
+from kernel_agent.errors import InputError, KernelError, ModelError
 from kernel_agent.protocols import Protocol, get_protocol
 from kernel_agent.session import DEFAULT_PROVISIONER, Session
 from kernel_agent.trajectory import Trajectory
@@ -127,7 +127,8 @@ class Agent:
     async def arun(
         self, task: Task, *, save_to: str | Path | None = None, force: bool = False, watch: Watch | None = None
     ) -> Trajectory:
-        """Run a task to its end and stop its kernel. Raises ImageError and StorageError before anything is asked."""
+        """Run a task to its end and stop its kernel. Raises InputError and StorageError before anything is asked."""
+        check_question(task.question)
         conversation = self.converse(task.images, save_to=save_to, force=force)
         try:
             await conversation.ask(task.question, watch=watch)
@@ -179,8 +180,7 @@ class Conversation:
 
     async def ask(self, question: str, *, watch: Watch | None = None) -> Trajectory:
         """Ask, and run steps until an answer or a limit. Model and kernel failures end the turn; a cancel is raised."""
-        if not question.strip():
-            raise ValueError("The question is empty: say what you want to know about the image.")
+        check_question(question)
         trajectory, spent = self.trajectory, _Spent(self.agent.budget)
         first = not trajectory.turns
         trajectory.begin_turn(question)
@@ -333,6 +333,12 @@ class _Spent:
 
     def as_data(self) -> dict[str, Json]:
         return {"steps": self.steps, "tokens": self.tokens, "pixels": self.pixels, "images": self.images}
+
+
+def check_question(question: str) -> None:
+    """InputError for an empty question: before a file is written or a model asked."""
+    if not question.strip():
+        raise InputError("The question is empty: say what you want to know about the image.")
 
 
 def _event(kind: str, **data: Json) -> Event:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernel_agent.agent import Agent, Conversation, Watch
+from kernel_agent.agent import Agent, Conversation, Watch, check_question
 from kernel_agent.blocking import background_loop, run_blocking
 from kernel_agent.errors import InputError
 from kernel_agent.trajectory import Trajectory
@@ -53,6 +53,7 @@ def ask(
     A run that ends without an answer is returned like any other (`stop_reason` says why). A model that cannot be asked
     at all, or a kernel that cannot be had, raises; what was done by then is in `save_to` and in `error.trajectory`.
     """
+    check_question(question)
     agent = Agent(choose_model(model, base_url=base_url, api_key=api_key), **options)
     conversation = agent.converse(images, save_to=save_to, force=force)
     return run_blocking(_turn(conversation, question, watch))

@@ -52,18 +52,22 @@ class Protocol(Interface):
 
 _OPEN = re.compile(r"<think(?:ing)?>")
 _CLOSE = re.compile(r"</think(?:ing)?>")
+_THOUGHT = re.compile(r"<think(?:ing)?>(.*?)</think(?:ing)?>", re.DOTALL)
 
 
 def split_thought(text: str) -> tuple[str, str]:
-    """(thought, rest). The thought ends at the last `</think>`; templates may have opened it in the prompt.
+    """(thought, rest). A `</think>` that nothing opened closes one that the template opened in the prompt.
 
-    A `<think>` that is never closed hides nothing: its tag is dropped and the whole text is the rest.
+    A `<think>` that is never closed hides nothing: its tag is dropped and what follows is part of the rest.
     """
-    closes = list(_CLOSE.finditer(text))
-    if not closes:
-        return "", _OPEN.sub("", text)
-    end = closes[-1]
-    return _CLOSE.sub("", _OPEN.sub("", text[: end.start()])).strip(), text[end.end() :]
+    thoughts: list[str] = []
+    close, opened = _CLOSE.search(text), _OPEN.search(text)
+    if close and (opened is None or close.start() < opened.start()):
+        thoughts.append(text[: close.start()])
+        text = text[close.end() :]
+    thoughts += _THOUGHT.findall(text)
+    rest = _CLOSE.sub("", _OPEN.sub("", _THOUGHT.sub("", text)))
+    return "\n".join(thought.strip() for thought in thoughts), rest
 
 
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)

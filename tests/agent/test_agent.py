@@ -225,9 +225,10 @@ def test_an_existing_notebook_is_not_overwritten(picture: Image.Image, tmp_path:
     assert path.read_text() == "mine"
 
 
-def test_an_empty_question_is_refused(picture: Image.Image) -> None:
+def test_an_empty_question_is_refused(picture: Image.Image, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="question is empty"):
-        ask("  ", picture, model=ScriptedModel([ANSWER]))
+        ask("  ", picture, model=ScriptedModel([ANSWER]), save_to=tmp_path / "run.ipynb")
+    assert not list(tmp_path.iterdir())
 
 
 def test_openai_tools_protocol(picture: Image.Image) -> None:
