@@ -61,6 +61,7 @@ class Kernel:
     ) -> None:
         self.shell = shell
         self.held: list[Image.Image] = []
+        self.skipped: dict[int, Image.Image] = {}  # pictures of cells that are not run again, held in their turn
         self.pattern, self.first, self.saved_files = pattern, first, saved_files
         self.max_images, self.max_pixels, self.output_chars = max_images, max_pixels, output_chars
         self.refused = 0
@@ -85,6 +86,8 @@ class Kernel:
         if self.saved_files:
             image.save(Path(f"{self.name(index)}.png"), compress_level=1)
             self.saved.clear()
+        if index + 1 in self.skipped:
+            self.hold(self.skipped.pop(index + 1))
         self.bind()
         return index
 
@@ -313,13 +316,15 @@ def open_notebook(run_id: str, *, folder: str = ".", **options: Any) -> list[Ima
     from IPython.core.getipython import get_ipython
 
     from kernel_agent.session.images import load_image
-    from kernel_agent.trajectory.inputs import find_inputs
+    from kernel_agent.trajectory.inputs import find_inputs, find_skipped
 
     global _kernel
     shell = get_ipython()
     if shell is None:
         raise RuntimeError("open_notebook works in a Jupyter kernel or in IPython only.")
     _kernel = Kernel(shell, **options)
+    skipped = find_skipped(run_id, Path(folder))
+    _kernel.skipped = {index: load_image(data).pil for index, data in skipped.items()}
     for data in find_inputs(run_id, Path(folder)):
         _kernel.hold(load_image(data).pil)
     return list(_kernel.held)

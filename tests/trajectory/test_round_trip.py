@@ -166,7 +166,7 @@ def test_what_is_no_notebook_is_named(tmp_path: Path) -> None:
     data = path.read_bytes()
     for cut in range(0, len(data), 997):
         path.write_bytes(data[:cut])
-        with pytest.raises(TrajectoryError, match="no whole notebook.*codevision recover"):
+        with pytest.raises(TrajectoryError, match=r"no whole notebook.*codevision recover"):
             Trajectory.load(path)
     with pytest.raises(TrajectoryError, match="cannot be read"):
         Trajectory.load(tmp_path / "other.ipynb")
@@ -211,7 +211,7 @@ def test_misuse_is_refused() -> None:
         run.add_step(shown_step(0, 0, "x", noise(6, 6)))
     assert run.steps == ()
     assert Status.OK
-    with pytest.raises(StorageError, match="ends in .ipynb"):
+    with pytest.raises(StorageError, match=r"ends in \.ipynb"):
         run.save("run.json")
 
 

@@ -102,7 +102,7 @@ def test_an_existing_file_stays_without_force(tmp_path: Path) -> None:
 
 def test_bad_paths_are_named(tmp_path: Path) -> None:
     run = begun()
-    with pytest.raises(StorageError, match="there is no folder .*nowhere.*make it"):
+    with pytest.raises(StorageError, match=r"there is no folder .*nowhere.*make it"):
         run.record_to(tmp_path / "nowhere" / "run.ipynb")
     (tmp_path / "folder.ipynb").mkdir()
     with pytest.raises(StorageError, match="no regular file"):
