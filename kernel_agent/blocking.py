@@ -7,13 +7,15 @@ notebook whose own loop is busy. Ctrl-C cancels the coroutine, waits for its cle
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+CLEAN_UP_SECONDS = 30.0
+"""How long a Ctrl-C waits for the coroutine's clean-up; a second Ctrl-C does not wait."""
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -31,13 +33,26 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run to the end and return the result; never call it from the background loop itself."""
-    future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, background_loop())
+    loop = background_loop()
+    result: Future[T] = Future()
+    tasks: list[asyncio.Task[T]] = []
+
+    def start() -> None:
+        task = loop.create_task(coroutine)
+        task.add_done_callback(finish)
+        tasks.append(task)
+
+    def finish(task: asyncio.Task[T]) -> None:
+        error = CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(task.result())
+
+    loop.call_soon_threadsafe(start)
     try:
-        return future.result()
+        return result.result()
     except KeyboardInterrupt:
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        future.cancel()
-        with contextlib.suppress(CancelledError):
-            done.wait(30)
+        loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+        wait([result], CLEAN_UP_SECONDS)
         raise

@@ -1,0 +1,292 @@
+"""The `codevision` command as a user types it: a real process, a real kernel, a real HTTP server that plays a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from kernel_agent import StopReason, Trajectory
+
+CODEVISION = str(Path(sys.executable).with_name("codevision"))
+SECRET = "sk-very-secret-key"
+
+
+def call(code: str, index: int = 0) -> str:
+    arguments = {"code": code, "description": "look", "image_index": index}
+    return f"<tool_call>{json.dumps({'name': 'code_image_tool', 'arguments': arguments})}</tool_call>"
+
+
+TURN, ANSWER = call("result = image.rotate(90, expand=True)"), "<answer>AB12</answer>"
+
+
+class Script(BaseHTTPRequestHandler):
+    """Plays `replies` by the number of assistant messages in the request; a number is an HTTP status."""
+
+    replies: list[str | int]
+
+    def do_GET(self) -> None:
+        self._send(200, {"data": [{"id": "scripted", "object": "model"}], "object": "list"})
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        turn = sum(message["role"] == "assistant" for message in request["messages"])
+        reply = self.replies[min(turn, len(self.replies) - 1)]
+        if isinstance(reply, int):
+            self._send(reply, {"error": {"message": "no"}})
+            return
+        chunk = {"id": "r", "object": "chat.completion.chunk", "created": 0, "model": "scripted"}
+        delta = {"index": 0, "delta": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
+        lines = [
+            {**chunk, "choices": [delta]},
+            {**chunk, "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}},
+        ]
+        self._send(200, "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n")
+
+    def _send(self, status: int, body: Any) -> None:
+        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/event-stream" if isinstance(body, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(*replies: str | int) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Play", (Script,), {"replies": list(replies)}))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/v1"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def codevision(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "CODEVISION_API_KEY": SECRET, "COLUMNS": "120", **environment}
+    command = [CODEVISION, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_ask_prints_one_json_object_and_saves_the_notebook(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    done = codevision(
+        "ask", "What?", picture_file, "-o", "run.ipynb", "--json", "--base-url", serve(TURN, ANSWER), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert {"answer", "notebook", "steps", "stop_reason", "isolation", "seconds"} <= summary.keys()
+    assert (summary["answer"], summary["steps"], summary["stop_reason"]) == ("AB12", 2, "answer")
+    trajectory = Trajectory.load(tmp_path / summary["notebook"])
+    assert trajectory.answer == "AB12"
+    assert not (tmp_path / "run.codevision").exists()
+    assert SECRET not in (tmp_path / "run.ipynb").read_text()
+
+
+def test_progress_goes_to_stderr_and_the_answer_to_stdout(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    done = codevision("ask", "What?", picture_file, "--base-url", serve(TURN, ANSWER), cwd=tmp_path)
+    assert done.stdout == "AB12\n"
+    assert "image.rotate(90" in done.stderr
+    assert "image_1: 40x60 px" in done.stderr
+    assert len(list(tmp_path.glob("codevision-*.ipynb"))) == 1
+
+
+def test_continue_goes_on_in_the_same_notebook(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    url = serve(TURN, ANSWER, call("result = image_1.rotate(180)", 1), "<answer>CD</answer>")
+    assert codevision("ask", "What?", picture_file, "-o", "run.ipynb", "--base-url", url, cwd=tmp_path).returncode == 0
+    done = codevision("ask", "--continue", "run.ipynb", "and the date?", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "CD\n"), done.stderr
+    trajectory = Trajectory.load(tmp_path / "run.ipynb")
+    assert [turn.answer for turn in trajectory.turns] == ["AB12", "CD"]
+    assert len(trajectory.images) == 3
+
+
+def test_no_answer_is_exit_code_3(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    done = codevision("ask", "What?", picture_file, "--json", "--base-url", serve("talk"), cwd=tmp_path)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["stop_reason"] == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(401, ["401", "key"]), (404, ["404", "model"])],
+)
+def test_refusals_name_the_remedy_and_never_the_key(
+    serve: Any, picture_file: Path, tmp_path: Path, status: int, words: list[str]
+) -> None:
+    done = codevision("ask", "What?", picture_file, "--base-url", serve(status), cwd=tmp_path)
+    assert done.returncode == 1
+    assert all(word in done.stderr for word in words), done.stderr
+    assert SECRET not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_failure_in_the_middle_keeps_the_work(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    done = codevision(
+        "ask", "What?", picture_file, "-o", "run.ipynb", "--json", "--base-url", serve(TURN, 401), cwd=tmp_path
+    )
+    assert done.returncode == 1
+    summary = json.loads(done.stdout)
+    assert (summary["steps"], summary["stop_reason"], summary["error"]["type"]) == (1, "model_error", "ModelRefused")
+    assert len(Trajectory.load(tmp_path / "run.ipynb").steps) == 1
+
+
+def test_unreachable_server(picture_file: Path, tmp_path: Path) -> None:
+    done = codevision("ask", "What?", picture_file, "--base-url", "http://127.0.0.1:9/v1", "--model", "m", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    files = {name: folder / name for name in ("missing.png", "empty.png", "text.png", "cut.png", "page.svg")}
+    files["empty.png"].write_bytes(b"")
+    files["text.png"].write_text("hello")
+    Image.effect_noise((200, 200), 50).save(files["cut.png"])
+    files["cut.png"].write_bytes(files["cut.png"].read_bytes()[:5000])
+    files["page.svg"].write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    return files
+
+
+@pytest.mark.parametrize("name", ["missing.png", "empty.png", "text.png", "cut.png", "page.svg"])
+def test_bad_images(serve: Any, tmp_path: Path, name: str) -> None:
+    path = broken_files(tmp_path)[name]
+    done = codevision("ask", "What?", path, "-o", "run.ipynb", "--base-url", serve(ANSWER), cwd=tmp_path)
+    assert done.returncode == 1
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run.ipynb").exists()
+
+
+def test_too_large_an_image_names_the_limit(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    done = codevision("ask", "?", picture_file, "--max-pixels", "1000", "--base-url", serve(ANSWER), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1000" in done.stderr.replace(",", "").replace(" ", "")
+    assert "--max-pixels" in done.stderr or "max_pixels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["ask", "What?"], "at least one image"),
+        (["ask", "  ", "PICTURE"], "question is empty"),
+        (["ask", "What?", "PICTURE", "--protocol", "nope"], "native"),
+        (["ask", "What?", "PICTURE", "-o", "no/such/folder/run.ipynb"], "no/such/folder"),
+        (["ask", "--continue", "PICTURE", "What?"], "picture.png"),
+        (["recover", "none.ipynb"], "none.ipynb"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_go(
+    serve: Any, picture_file: Path, tmp_path: Path, arguments: list[str], word: str
+) -> None:
+    arguments = [str(picture_file) if argument == "PICTURE" else argument for argument in arguments]
+    extra = ["--base-url", serve(ANSWER)] if arguments[0] == "ask" else []
+    done = codevision(*arguments, *extra, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_existing_notebook_needs_force(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.ipynb").write_text("mine")
+    arguments = ["ask", "What?", picture_file, "-o", "run.ipynb", "--base-url", serve(ANSWER)]
+    done = codevision(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--force" in done.stderr
+    assert (tmp_path / "run.ipynb").read_text() == "mine"
+    assert codevision(*arguments, "--force", cwd=tmp_path).returncode == 0
+
+
+def test_ctrl_c_leaves_a_valid_notebook_and_no_process(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    url = serve(TURN, call("import os\nprint(os.getpid())\nimport time; time.sleep(60)"), ANSWER)
+    command = [CODEVISION, "ask", "What?", str(picture_file), "-o", "run.ipynb", "--base-url", url]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    path = tmp_path / "run.ipynb"
+    while not path.exists() or len(Trajectory.load(path).steps) < 1:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "run.ipynb" in errors
+    trajectory = Trajectory.load(path)
+    assert (trajectory.stop_reason, len(trajectory.steps)) == (StopReason.INTERRUPTED, 2)
+    cell = trajectory.steps[1].cell
+    assert cell is not None
+    (printed,) = [output.text for output in cell.outputs if hasattr(output, "text")]
+    assert not Path(f"/proc/{printed.strip()}").exists()
+
+
+def test_a_killed_run_is_recovered(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    url = serve(TURN, call("import time; time.sleep(60)"), ANSWER)
+    command = [CODEVISION, "ask", "What?", str(picture_file), "-o", "run.ipynb", "--base-url", url]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = tmp_path / "run.ipynb"
+    while not path.exists() or len(Trajectory.load(path).steps) < 1:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    path.write_bytes(path.read_bytes()[:-500])
+    done = codevision("recover", "run.ipynb", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trajectory = Trajectory.load(path)
+    assert (trajectory.stop_reason, len(trajectory.steps)) == (StopReason.CRASHED, 1)
+
+
+def test_export_is_refused_over_an_existing_file(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    assert (
+        codevision(
+            "ask", "?", picture_file, "-o", "a.ipynb", "--base-url", serve(TURN, ANSWER), cwd=tmp_path
+        ).returncode
+        == 0
+    )
+    assert codevision("export", "a.ipynb", "-o", "b.ipynb", cwd=tmp_path).returncode == 0
+    assert "b.ipynb exists" in codevision("export", "a.ipynb", "-o", "b.ipynb", cwd=tmp_path).stderr
+    assert "kernel_agent" not in "".join(
+        "".join(cell["source"])
+        for cell in json.loads((tmp_path / "b.ipynb").read_text())["cells"]
+        if cell["cell_type"] == "code"
+    )
+
+
+def test_help_has_examples(tmp_path: Path) -> None:
+    done = codevision("ask", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "--continue run.ipynb" in done.stdout
+
+
+def test_import_stays_light() -> None:
+    heavy = {
+        "torch",
+        "transformers",
+        "vllm",
+        "openai",
+        "jupyter_client",
+        "nbformat",
+        "IPython",
+        "typer",
+        "rich",
+        "numpy",
+    }
+    code = f"import sys, kernel_agent; print(sorted(set(sys.modules) & {heavy!r}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
