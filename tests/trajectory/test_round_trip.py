@@ -1,6 +1,9 @@
+import contextlib
 import io
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -217,3 +220,27 @@ def test_misuse_is_refused() -> None:
 
 def test_every_stop_reason_has_its_sentence() -> None:
     assert set(_STOPPED) == set(StopReason)
+
+
+def test_damaged_notebooks_give_trajectory_errors_and_nothing_else(tmp_path: Path) -> None:
+    run = crop_run()
+    path = run.save(tmp_path / "run.ipynb")
+    text = path.read_text()
+    r = random.Random(1)
+    for _ in range(400):
+        notebook = json.loads(text)
+        at: Any = notebook
+        while True:  # walk down to somewhere, and put something wrong there
+            key = r.choice(list(at)) if isinstance(at, dict) else r.randrange(len(at))
+            if isinstance(at[key], (dict, list)) and at[key] and r.random() < 0.85:
+                at = at[key]
+                continue
+            wrong = r.choice([None, 3, -1.5, "x", [], {}, [[]], {"x": 1}, "gone"])
+            if wrong == "gone":
+                del at[key]
+            else:
+                at[key] = wrong
+            break
+        path.write_text(json.dumps(notebook))
+        with contextlib.suppress(TrajectoryError):
+            Trajectory.load(path)
