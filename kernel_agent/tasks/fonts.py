@@ -47,7 +47,17 @@ HELD_OUT_PACKAGES = (
 )
 
 _ALIASES = {"source serif": "sourceserifpro", "source sans": "sourcesanspro", "redhat": "redhatdisplay"}
-_TRAINING_LOOKALIKES = ("sourcesans", "sourceserif", "caladea", "cambo", "fredoka", "manrope", "hanken", "redhat", "fjalla")
+_TRAINING_LOOKALIKES = (
+    "sourcesans",
+    "sourceserif",
+    "caladea",
+    "cambo",
+    "fredoka",
+    "manrope",
+    "hanken",
+    "redhat",
+    "fjalla",
+)
 """Cuts of held-out designs under other names: kept out of training as well."""
 
 
@@ -127,7 +137,9 @@ def held_out_faces(roots: Iterable[Path] | None = None) -> list[Face]:
     faces = [face for face in discover(places) if is_held_out(face.family)]
     if not faces:
         wanted = " ".join(HELD_OUT_PACKAGES)
-        raise NoFontsError(f"no held-out font under {[str(p) for p in places]}; run `pip install {wanted}` ({sys.executable})")
+        raise NoFontsError(
+            f"no held-out font under {[str(p) for p in places]}; run `pip install {wanted}` ({sys.executable})"
+        )
     return faces
 
 

@@ -43,9 +43,7 @@ class _Line:
     boxes: NDArray[np.float32]
 
 
-def draw_scene(
-    rng: np.random.Generator, text: str, face: Face, *, glyph_height: float, tight: bool = False
-) -> Scene:
+def draw_scene(rng: np.random.Generator, text: str, face: Face, *, glyph_height: float, tight: bool = False) -> Scene:
     """Draws `text` in `face` with capitals of about `glyph_height` px.
 
     With `tight` the canvas ends near the text (for training on crops without drawing what is cut away).
@@ -225,7 +223,7 @@ def _ink_colour(
 
 def _camera(rng: np.random.Generator, pixels: NDArray[np.float32], glyph: float) -> NDArray[np.uint8]:
     if rng.random() < 0.3:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.3, 0.3 + glyph * 0.025)))
+        cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.3, 0.3 + glyph * 0.025)), dst=pixels)
     if rng.random() < 0.6:
         sigma = float(rng.uniform(1, 11))
         shape = pixels.shape[:2] + ((3,) if rng.random() < 0.5 else (1,))
@@ -235,5 +233,5 @@ def _camera(rng: np.random.Generator, pixels: NDArray[np.float32], glyph: float)
     if rng.random() < 0.2:
         quality = int(rng.integers(35, 95))
         _, packed = cv2.imencode(".jpg", out[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        out = np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[:, :, ::-1])
+        out = np.ascontiguousarray(np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), dtype=np.uint8)[:, :, ::-1])
     return out

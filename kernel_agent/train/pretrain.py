@@ -7,6 +7,7 @@ that a run fits the time there is whatever the machine. Progress goes to `log.js
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ class EyePlan:
     """How long and how. Rates are at their highest; `cool` is the share of the time in which they fall."""
 
     minutes: float
-    batch: int = 96
-    scene_batch: int = 16
+    batch: int = 88
+    scene_batch: int = 24
     muon_rate: float = 0.03
     adam_rate: float = 2e-3
     cool: float = 0.35
@@ -62,8 +63,11 @@ def train_eye(plan: EyePlan, shelf: FontShelf, folder: Path, *, resume: bool = F
         seen, spent = saved["seen"], saved["spent"]
     start, last_save, last_log, step = time.time() - spent, time.time(), time.time(), 0
     sums: dict[str, float] = defaultdict(float)
+    signal.signal(signal.SIGTERM, _interrupt)
+    pace = Pace()
     try:
         while (elapsed := time.time() - start) < plan.minutes * 60:
+            pace.step()
             left = 1 - elapsed / (plan.minutes * 60)
             scale = min(1.0, (step + 1) / plan.warm_steps, left / plan.cool)
             muon.param_groups[0]["lr"] = plan.muon_rate * scale
@@ -73,7 +77,7 @@ def train_eye(plan: EyePlan, shelf: FontShelf, folder: Path, *, resume: bool = F
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 middle, final = eye(pixels)
                 one = line_loss(eye, middle[: plan.batch], final[: plan.batch], line_batch)
-                two = scene_loss(eye, final[plan.batch :], scene_batch)
+                two = scene_loss(eye, middle[plan.batch :], final[plan.batch :], scene_batch)
                 loss = one.total + two.total
             loss.backward()
             torch.nn.utils.clip_grad_norm_(rest, 1.0)
@@ -88,8 +92,12 @@ def train_eye(plan: EyePlan, shelf: FontShelf, folder: Path, *, resume: bool = F
             if step % 50 == 0:
                 now = time.time()
                 row = {k: round(v / 50, 4) for k, v in sums.items()}
-                row |= {"seen": seen, "per_s": round(pixels.size(0) * 50 / (now - last_log), 1), "min": round(elapsed / 60, 1)}
-                row |= {"made": int(lines.counts[0])}
+                row |= {
+                    "seen": seen,
+                    "per_s": round(pixels.size(0) * 50 / (now - last_log), 1),
+                    "min": round(elapsed / 60, 1),
+                }
+                row |= {"made": int(lines.counts[0]), "threads": torch.get_num_threads()}
                 with (folder / "log.jsonl").open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
                 last_log = now
@@ -104,6 +112,35 @@ def train_eye(plan: EyePlan, shelf: FontShelf, folder: Path, *, resume: bool = F
     return checkpoint
 
 
+class Pace:
+    """Chooses the number of threads again and again: where other work takes a core, two threads that wait for each
+    other are slower than one."""
+
+    def __init__(self, most: int | None = None, every: int = 60, trial: int = 3) -> None:
+        self.choices = list(range(1, (most or torch.get_num_threads()) + 1))
+        self.every, self.trial = every, trial
+        self._count, self._last = 0, time.time()
+        self._spent = dict.fromkeys(self.choices, 0.0)
+
+    def step(self) -> None:
+        """Call once before each step."""
+        now, period = time.time(), self._count % self.every
+        tried = (period - 1) // self.trial
+        if period > 0 and tried < len(self.choices):
+            self._spent[self.choices[tried]] += now - self._last
+        if period % self.trial == 0 and period // self.trial < len(self.choices):
+            choice = self.choices[period // self.trial]
+            self._spent[choice] = 0.0
+            torch.set_num_threads(choice)
+        elif period == self.trial * len(self.choices):
+            torch.set_num_threads(min(self.choices, key=lambda c: self._spent[c]))
+        self._count, self._last = self._count + 1, now
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _for_muon(name: str, parameter: torch.nn.Parameter) -> bool:
     """Values, outputs and the MLP; queries and keys stay with AdamW, which keeps their start longer."""
     inside = any(part in name for part in ("v_proj", "out_proj", "fc1", "fc2"))
@@ -115,6 +152,7 @@ def _save(
 ) -> None:
     part = path.with_suffix(".part")
     torch.save(
-        {"eye": eye.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "seen": seen, "spent": spent}, part
+        {"eye": eye.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "seen": seen, "spent": spent},
+        part,
     )
     part.replace(path)

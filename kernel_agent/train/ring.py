@@ -74,7 +74,11 @@ class Ring:
         pixels = self.pixels[index].float() / 127.5 - 1
         pixels = pixels[:, None].expand(-1, 3, -1, -1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
         return Batch(
-            pixels=pixels, state=self.state[index], text=self.text[index], glyphs=self.glyphs[index], box=self.box[index]
+            pixels=pixels,
+            state=self.state[index],
+            text=self.text[index],
+            glyphs=self.glyphs[index],
+            box=self.box[index],
         )
 
     def close(self) -> None:
@@ -92,6 +96,7 @@ class LineDraw:
     upright_share: float
 
     def __call__(self, rng: np.random.Generator) -> View:
+        """One view."""
         tight = rng.random() < self.tight_share
         upright = tight and rng.random() < self.upright_share
         return draw_line_view(rng, self.shelf, tight=tight, state=0 if upright else int(rng.integers(4)))
@@ -104,4 +109,5 @@ class SceneDraw:
     shelf: FontShelf
 
     def __call__(self, rng: np.random.Generator) -> View:
+        """One view."""
         return draw_scene_view(rng, self.shelf)

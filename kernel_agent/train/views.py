@@ -28,7 +28,19 @@ BLANK = len(ALPHABET)
 STATES = (Orientation.UPRIGHT, Orientation.ROT180, Orientation.FLIP_H, Orientation.FLIP_V)
 """How a horizontal line can lie."""
 _CODES = {character: index for index, character in enumerate(ALPHABET)}
-_ODD = ("fontawesome", "dingbat", "symbol", "fraktur", "greek", "math", "unicode", "initials", "keyboard", "ornament", "orns")
+_ODD = (
+    "fontawesome",
+    "dingbat",
+    "symbol",
+    "fraktur",
+    "greek",
+    "math",
+    "unicode",
+    "initials",
+    "keyboard",
+    "ornament",
+    "orns",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
