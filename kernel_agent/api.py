@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernel_agent.agent import Agent, Conversation, Watch, check_question
+from kernel_agent.agent import Agent
 from kernel_agent.blocking import background_loop, run_blocking
+from kernel_agent.conversation import Conversation, check_question
 from kernel_agent.errors import InputError
+from kernel_agent.notices import Watch
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Message
 
@@ -47,7 +49,7 @@ def ask(
         model: see `choose_model`; the embedded model by default.
         base_url, api_key: of an OpenAI-compatible server.
         save_to: notebook to write while the run goes on; `force` replaces an existing one.
-        watch: called with each `agent.Notice`.
+        watch: called with each `notices.Notice`.
         options: as `Agent` takes them (`protocol`, `budget`, `sampling`, `bounds`, ...).
 
     A run that ends without an answer is returned like any other (`stop_reason` says why). A model that cannot be asked
@@ -86,7 +88,7 @@ async def _resume(agent: Agent, trajectory: Trajectory, question: str, watch: Wa
         new.append(agent.protocol.reply(last.completion))
         if last.observation is not None:
             new += agent.protocol.observe(last.completion, last.observation.content)
-    conversation = Conversation(agent, session, trajectory, sent, new)
+    conversation = Conversation(agent.model, agent.protocol, agent.sampling, session, trajectory, sent, new)
     try:
         cells = [step.cell for step in trajectory.steps if step.cell is not None]
         await session.aresume(trajectory.images, cells)

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
-from kernel_agent.agent import ActionRead, Notice, StepDone, TextWritten
+from kernel_agent.notices import ActionRead, Notice, StepDone, TextWritten
 from kernel_agent.types import Answer, ErrorOutput, KernelImage, Malformed, RunCode, Step, StreamOutput, TextOutput
 
 THUMBNAIL = (36, 12)

@@ -160,7 +160,7 @@ class Session:
             "pattern": self.names.pattern,
             "first": self.names.first,
             "saved_files": self.names.saved_files,
-            "max_images": len(inputs) + self.budget.images,
+            "max_images": len(self.images) + self.budget.images,
             "max_pixels": self.max_pixels,
             "output_chars": self.budget.output_chars,
         }

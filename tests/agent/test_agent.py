@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from kernel_agent import Agent, Budget, Sampling, Status, StopReason, Task, Trajectory, ask
-from kernel_agent.agent import ActionRead, Notice, StepDone, TextWritten
 from kernel_agent.errors import ImageError, InputError, KernelError, ModelError, ModelRefused, StorageError
 from kernel_agent.models import ScriptedModel
+from kernel_agent.notices import ActionRead, Notice, StepDone, TextWritten
 from kernel_agent.types import Answer, Completion, ImagePart, Malformed, Request, RunCode, TextPart, ToolCall, Usage
 
 
@@ -37,7 +37,7 @@ def said(request: Request) -> str:
 
 
 def test_turn_look_answer(picture: Image.Image) -> None:
-    trajectory, model = run([TURN, call("result = image.crop((0, 0, 20, 30))", 1), ANSWER], picture)
+    trajectory, _ = run([TURN, call("result = image.crop((0, 0, 20, 30))", 1), ANSWER], picture)
     assert trajectory.answer == "AB12"
     assert trajectory.stop_reason is StopReason.ANSWER
     assert [image.size for image in trajectory.images] == [(60, 40), (40, 60), (20, 30)]
@@ -281,7 +281,7 @@ def test_cancelling_leaves_a_valid_notebook(picture: Image.Image, tmp_path: Path
     async def cancelled() -> None:
         agent = Agent(ScriptedModel([TURN, call("import time; time.sleep(60)"), ANSWER]))
         running = asyncio.create_task(agent.arun(Task(question="What?", images=(picture,)), save_to=path))
-        while len(Trajectory.load(path).steps if path.exists() else ()) < 1:
+        while len(Trajectory.load(path).steps if path.exists() else ()) < 1:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.5)
         running.cancel()

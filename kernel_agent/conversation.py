@@ -1,0 +1,180 @@
+"""The loop: ask the model, read its action, run it, tell it what came of it, until it answers or a limit is met.
+
+A `Conversation` is one run: a session, a trajectory and the messages so far. A failed run is data: model and kernel
+failures end the turn with a typed stop reason and are kept in `Trajectory.failure`; only a cancel is raised on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kernel_agent import prompts
+from kernel_agent.budget import Spending
+from kernel_agent.errors import InputError, KernelError, ModelError
+from kernel_agent.notices import ActionRead, StepDone, TextWritten, Watch
+from kernel_agent.protocols import Protocol
+from kernel_agent.session import Session
+from kernel_agent.trajectory import Trajectory
+from kernel_agent.types import (
+    Answer,
+    CellResult,
+    Event,
+    Json,
+    Malformed,
+    Message,
+    Observation,
+    Part,
+    Request,
+    RunCode,
+    Sampling,
+    Status,
+    Step,
+    StopReason,
+    TextPart,
+)
+
+if TYPE_CHECKING:
+    from kernel_agent.models import Model
+
+
+class Conversation:
+    """One run: its kernel, its trajectory and its messages. `ask` adds a turn."""
+
+    def __init__(
+        self,
+        model: Model,
+        protocol: Protocol,
+        sampling: Sampling,
+        session: Session,
+        trajectory: Trajectory,
+        sent: Sequence[Message] = (),
+        new: Sequence[Message] = (),
+    ) -> None:
+        self.model, self.protocol, self.sampling = model, protocol, sampling
+        self.session, self.trajectory = session, trajectory
+        self._sent = list(sent)  # the last request's messages
+        self._new = list(new)  # what the next request adds
+
+    async def ask(self, question: str, *, watch: Watch | None = None) -> Trajectory:
+        """Ask, and run steps until an answer or a limit. Model and kernel failures end the turn; a cancel is raised."""
+        check_question(question)
+        trajectory, spent = self.trajectory, Spending(self.session.budget)
+        first = not trajectory.turns
+        trajectory.begin_turn(question)
+        trajectory.failure = None
+        if first:
+            self._new.append(Message(role="system", content=(TextPart(text=self.protocol.system()),)))
+        parts = prompts.question(question, self.session.images if first else ())
+        self._new.append(Message(role="user", content=(*parts, *spent.notice())))
+        answer: str | None = None
+        reason: StopReason | None = None
+        starting = asyncio.ensure_future(self._start())  # while the model writes its first message
+        try:
+            async with asyncio.timeout_at(spent.deadline):
+                while reason is None:
+                    reason, answer = await self._step(spent, watch or (lambda notice: None), starting)
+        except TimeoutError:
+            reason = StopReason.TIME_LIMIT
+        except asyncio.CancelledError:
+            reason = StopReason.INTERRUPTED
+            raise
+        except (ModelError, KernelError) as error:
+            reason = StopReason.MODEL_ERROR if isinstance(error, ModelError) else StopReason.KERNEL_ERROR
+            trajectory.failure = error
+            trajectory.add_event(_event(reason, error=type(error).__name__, message=str(error)))
+        finally:
+            if reason not in (None, StopReason.ANSWER, StopReason.MODEL_ERROR, StopReason.KERNEL_ERROR):
+                trajectory.add_event(_event("turn_cut", reason=str(reason), **spent.as_data()))
+            trajectory.end_turn(answer=answer, stop_reason=reason or StopReason.CRASHED)
+            await _settle(starting)
+        return trajectory
+
+    async def _start(self) -> None:
+        await self.session.astart()
+        isolation = self.session.isolation
+        if self.trajectory.isolation != isolation:
+            self.trajectory.add_event(_event("kernel_started", isolation=isolation))
+
+    async def _step(
+        self, spent: Spending, watch: Watch, starting: asyncio.Future[None]
+    ) -> tuple[StopReason | None, str | None]:
+        """One model call and what follows from it; the step is saved even when the cell is cancelled."""
+        protocol, index, began = self.protocol, len(self.trajectory.steps), time.time()
+        clock = time.perf_counter()
+        sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, spent.tokens_left))
+        new_messages = tuple(self._new)
+        spent.show(new_messages)
+        request = Request(messages=(*self._sent, *new_messages), tools=protocol.tools, sampling=sampling)
+        completion = await self.model.complete(request, on_text=lambda text: watch(TextWritten(step=index, text=text)))
+        spent.add(completion)
+        self._sent, self._new = list(request.messages), [protocol.reply(completion)]
+        parsed = protocol.parse(completion, images=len(self.session.images))
+        action = parsed.action
+        watch(ActionRead(step=index, thought=parsed.thought, action=action))
+        cell: CellResult | None = None
+        report: tuple[Part, ...] = ()
+        reason = StopReason.ANSWER if isinstance(action, Answer) else spent.over
+        try:
+            if isinstance(action, RunCode) and reason is None:
+                known = tuple(self.session.images)
+                ran = len(self.session.cells)
+                try:
+                    await starting
+                    cell = await self.session.arun(action.code, image_index=action.image_index)
+                finally:
+                    cell = next(iter(self.session.cells[ran:]), None)
+                spent.cell(cell)
+                report = prompts.cell_report(cell, known) if cell else ()
+            elif isinstance(action, Malformed):
+                report = prompts.malformed_report(action)
+            spent.malformed = spent.malformed + 1 if isinstance(action, Malformed) else 0
+            if reason is None:
+                reason = spent.hard_limit()
+        finally:
+            observation = None
+            if report:
+                report = (*report, *spent.notice())
+                status = cell.status if cell else Status.MALFORMED
+                observation = Observation(status=status, content=report)
+                self._new += protocol.observe(completion, report)
+            step = Step(
+                index=index,
+                new_messages=new_messages,
+                completion=completion,
+                thought=parsed.thought,
+                action=action,
+                cell=cell,
+                observation=observation,
+                sampling=sampling,
+                started=began,
+                seconds=time.perf_counter() - clock,
+            )
+            self.trajectory.add_step(step)
+            watch(StepDone(step=step))
+        return reason, action.text if isinstance(action, Answer) else None
+
+    async def aclose(self) -> None:
+        """Stop the kernel and finish the notebook."""
+        await self.session.aclose()
+        self.trajectory.close()
+
+
+def check_question(question: str) -> None:
+    """InputError for an empty question: before a file is written or a model asked."""
+    if not question.strip():
+        raise InputError("The question is empty: say what you want to know about the image.")
+
+
+def _event(kind: str, **data: Json) -> Event:
+    return Event(kind=str(kind), time=time.time(), data=data)
+
+
+async def _settle(starting: asyncio.Future[None]) -> None:
+    """Let a kernel start end either way; its failure was raised where the kernel was needed."""
+    if not starting.done():
+        starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
