@@ -118,7 +118,7 @@ def _is_text(value: str) -> bool:
 def _is_empty_default(field: dataclasses.Field[Any], item: Any) -> bool:
     """Only empty defaults are left out: any other may change in a later version, and the record must not."""
     if field.default_factory is dict:
-        return item == {}
+        return bool(item == {})
     return (item is None and field.default is None) or (item in ((), "") and item == field.default)
 
 

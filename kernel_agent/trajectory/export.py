@@ -14,14 +14,16 @@ from kernel_agent.trajectory import files, notebook
 from kernel_agent.trajectory.cells import KEY, cells_since, kernel_options, setup_outputs
 from kernel_agent.trajectory.records import to_base64
 from kernel_agent.trajectory.state import Mark, State
+from kernel_agent.trajectory.store import beginning
 from kernel_agent.types import Json, Status
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory.trajectory import Trajectory
 
 
-def whole(state: State, kept: Sequence[Json] = (), since: Mark = Mark()) -> bytes:
-    """The notebook of a run; `kept` are cells that stay as they are and hold all up to `since`."""
+def whole(state: State, path: Path) -> bytes:
+    """The notebook of a run as `path` is to hold it: cells of this run that are there already stay as they are."""
+    kept, since = beginning(path, state)
     return notebook.document(notebook.pack([*kept, *cells_since(state, since)]), notebook.tail(state))
 
 

@@ -72,7 +72,8 @@ class Images(Mapping[int, KernelImage]):
         return len(self._images)
 
     def add(self, image: KernelImage) -> None:
-        """Take in a new image. ValueError where the label is taken by another one or is no plain word."""
+        """Take in a new image, without credentials in its source. ValueError where the label is taken by another one or is no plain word."""
+        image = clean_image(image)
         if not _NAME.fullmatch(image.name):
             raise ValueError(f"image {image.index} is named {image.name!r}: a name is a plain word, as in image_0")
         if image.index in self._images:
@@ -98,10 +99,11 @@ class Images(Mapping[int, KernelImage]):
     def record(self, image: KernelImage) -> Json:
         """All about a known image but its bytes."""
         data, view = self._hashes[image.index]
-        return _describe(image, data, view)
+        return _describe(self._images[image.index], data, view)
 
     def refer(self, image: KernelImage) -> Json:
         """A reference for messages; with the bytes where they are not those known under this index."""
+        image = clean_image(image)
         known = self._images.get(image.index)
         if known is image or known == image:
             return {"index": image.index, "view_sha256": self._hashes[image.index][1]}

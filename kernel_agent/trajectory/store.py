@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from kernel_agent.errors import StorageError
+from kernel_agent.errors import StorageError, TrajectoryError
 from kernel_agent.trajectory import files, notebook
 from kernel_agent.trajectory.cells import cells_since
 from kernel_agent.trajectory.codec import encode
@@ -28,15 +28,14 @@ Record = tuple[str, Json, dict[str, bytes], Mark]
 
 
 class Store:
-    """One run's file and folder. `kept` are cells that stay as they are and hold all up to `since` (a run continued)."""
+    """One run's file and folder. Where `path` holds the beginning of the run (with `force`), its cells stay as they are."""
 
-    def __init__(
-        self, path: Path, state: State, *, force: bool, kept: Sequence[Json] = (), since: Mark | None = None
-    ) -> None:
+    def __init__(self, path: Path, state: State, *, force: bool) -> None:
         self.path = path
         self._folder = files.folder_of(path)
         end = notebook.tail(state)
-        data = notebook.document(notebook.pack([*kept, *cells_since(state, since or Mark())]), end)
+        kept, since = beginning(path, state) if force else ([], Mark())
+        data = notebook.document(notebook.pack([*kept, *cells_since(state, since)]), end)
         with files.explained(path, len(data)):
             self._lock, aside = _open_folder(self._folder, path, force)
             try:
@@ -49,6 +48,8 @@ class Store:
                 )
                 self._write(data, end)
             except BaseException:
+                if hasattr(self, "_journal"):
+                    self._journal.close()
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._lock.release()
                 raise
@@ -148,6 +149,26 @@ def remove_folder(folder: Path) -> None:
     """Remove journal and blobs, the journal last but the lock: a crash in between leaves no half of them."""
     (folder / NAME).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def beginning(path: Path, state: State) -> tuple[list[Json], Mark]:
+    """The cells of `path`, and how much of this run they hold; nothing where it is no notebook of this run.
+
+    StorageError where it holds another course of this run.
+    """
+    try:
+        parsed = notebook.parse(path.read_bytes(), str(path))
+        there = notebook.read(parsed, str(path))
+    except (OSError, TrajectoryError):
+        return [], Mark()
+    if there.run_id != state.run_id or not there.turns:
+        return [], Mark()
+    if there.steps != state.steps[: len(there.steps)] or len(there.turns) > len(state.turns):
+        raise StorageError(
+            f"{path} holds {len(there.steps)} steps of this run that took another course than the {len(state.steps)} in"
+            " memory: load it again to continue it, or give another name"
+        )
+    return parsed["cells"], Mark.of(there)
 
 
 def _open_folder(folder: Path, path: Path, force: bool) -> tuple[files.Lock, Path | None]:

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernel_agent.errors import StorageError, TrajectoryError
+from kernel_agent.errors import TrajectoryError
 from kernel_agent.trajectory import geometry
 from kernel_agent.trajectory.codec import encode, plain
-from kernel_agent.trajectory.records import Turn, clean_event, clean_image, clean_step
+from kernel_agent.trajectory.records import Turn, clean_event, clean_step
 from kernel_agent.trajectory.redact import redact
-from kernel_agent.trajectory.state import Mark, State
+from kernel_agent.trajectory.state import State
 from kernel_agent.types import (
     Box,
     Event,
@@ -59,7 +59,7 @@ class Trajectory:
         """A new run over `images`. `header` says what it was made with (protocol, model, environment, budget, ...)."""
         state = State(run_id=uuid.uuid4().hex, header=redact(plain(encode(header))))
         for image in images:
-            state.images.add(clean_image(image))
+            state.images.add(image)
         return cls(state)
 
     @classmethod
@@ -232,8 +232,7 @@ class Trajectory:
                 return
             self._store.close(self._state, keep=False)
             self._store = None
-        kept, since = self._beginning(target) if force and target.exists() else ([], Mark())
-        self._store = Store(target, self._state, force=force, kept=kept, since=since)
+        self._store = Store(target, self._state, force=force)
         self.path, self._recorded = self._store.path, True
 
     def close(self, *, keep: bool = False) -> None:
@@ -259,29 +258,9 @@ class Trajectory:
         if self._store is not None and target == self._store.path:
             self._store.sync(self._state)
             return target
-        kept, since = self._beginning(target) if target.exists() else ([], Mark())
-        export.write(target, export.whole(self._state, kept, since))
+        export.write(target, export.whole(self._state, target))
         self.path = self.path or target
         return target
-
-    def _beginning(self, target: Path) -> tuple[list[Json], Mark]:
-        """The cells of `target`, and how much of this run they hold, where it holds the beginning of this run."""
-        from kernel_agent.trajectory import notebook
-
-        try:
-            parsed = notebook.parse(target.read_bytes(), str(target))
-            there = notebook.read(parsed, str(target))
-        except (OSError, TrajectoryError):
-            return [], Mark()
-        if there.run_id != self.run_id or not there.turns:
-            return [], Mark()
-        mine = self._state
-        if there.steps != mine.steps[: len(there.steps)] or len(there.turns) > len(mine.turns):
-            raise StorageError(
-                f"{target} holds {len(there.steps)} steps of this run that took another course than the {len(mine.steps)} in"
-                " memory: load it again to continue it, or give another name"
-            )
-        return parsed["cells"], Mark.of(there)
 
     def _close_turn(self, answer: str | None, stop_reason: StopReason, seconds: float) -> None:
         turn = self._state.turns[-1]

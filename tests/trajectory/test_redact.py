@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from making import cell_step, kernel_image, noise
+from making import cell_step, kernel_image, noise, text_message
 
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.trajectory.redact import REDACTED, redact, redact_text
@@ -69,12 +69,13 @@ def test_no_secret_reaches_the_disk(tmp_path: Path) -> None:
         "environ": {"A": SECRETS[1]},
     }  # fmt: skip
     source = f"http://u:{SECRETS[0]}@h/x.png"
-    t = Trajectory.start(images=[kernel_image(0, noise(9, 9), source=source)], header=header)
+    image = kernel_image(0, noise(9, 9), source=source)
+    t = Trajectory.start(images=[image], header=header)
     t.record_to(tmp_path / "run.ipynb")
     t.begin_turn("?")
     event = Event(kind="retry", time=1.0, data={"error": "401 " + " ".join(SECRETS[1:]), "api_key": SECRETS[0]})
     t.add_event(event)
-    step = cell_step(0, "1", events=[event])
+    step = cell_step(0, "1", events=[event], new_messages=[text_message("user", "?", images=[image])])
     from dataclasses import replace
 
     t.add_step(replace(step, completion=Completion(text="x", events=(event,)), events=(event,)))
@@ -83,5 +84,7 @@ def test_no_secret_reaches_the_disk(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert not [secret for secret in SECRETS if secret.encode() in path.read_bytes()], path
-    assert Trajectory.load(tmp_path / "run.ipynb") == t
+    again = Trajectory.load(tmp_path / "run.ipynb")
+    assert (again.header, again.images, again.events) == (t.header, t.images, t.events)
+    assert image.source not in repr(again.messages)
     assert not [secret for secret in SECRETS if secret in json.dumps(dict(t.header))]
