@@ -96,6 +96,10 @@ def _from_journal(folder: Path, target: Path, entries: list[Entry], torn: bool) 
 def _apply(state: State, entry: Entry, folder: Path) -> None:
     where = f"record {entry.seq}"
     data = entry.data
+    now = Mark.of(state)
+    counts = {"turn": now.turns, "step": now.steps, "end": now.ends, "event": now.events}
+    if entry.type in counts and data["number"] < counts[entry.type]:
+        return  # written twice: the process was interrupted right after it had written the first
     if entry.type == "turn":
         state.turns.append(
             Turn(
@@ -111,7 +115,7 @@ def _apply(state: State, entry: Entry, folder: Path) -> None:
         stop = decode(StopReason, data["stop_reason"], where=where)
         state.turns[-1] = replace(state.turns[-1], answer=answer, stop_reason=stop, seconds=data["seconds"])
     elif entry.type == "event":
-        state.events.append(decode(Event, data, where=where))
+        state.events.append(decode(Event, data["event"], where=where))
     elif entry.type != "close":
         raise TrajectoryError(f"{where} has the unknown type {entry.type!r}: written by another version?")
 

@@ -46,7 +46,7 @@ class Store:
                 self._journal.append(
                     "base", {"run": state.run_id, "notebook": path.name, "blob": digest}, {digest: data}
                 )
-                self._write(data, end)
+                self._write(data, end, Mark.of(state))
             except BaseException:
                 if hasattr(self, "_journal"):
                     self._journal.close()
@@ -54,7 +54,7 @@ class Store:
                 self._lock.release()
                 raise
         self._base = (digest, Mark.of(state))
-        self._journaled = self._written = Mark.of(state)
+        self._journaled = Mark.of(state)
         if aside is not None:
             state.events.append(Event(kind="journal_moved", time=time.time(), data={"to": aside.name}))
             self.sync(state)
@@ -65,10 +65,10 @@ class Store:
             with files.explained(self.path, sum(map(len, blobs.values())) + 1000):
                 self._journal.append(kind, data, blobs)
             self._journaled = mark
-        now = Mark.of(state)
+        now, written = Mark.of(state), self._at[1]
         end = notebook.tail(state)
-        begun = self._written.turns == 0 and now.turns > 0  # the first question takes the place of the only cells
-        new = cells_since(state, self._written) if self._written.turns else []
+        begun = written.turns == 0 and now.turns > 0  # the first question takes the place of the only cells
+        new = cells_since(state, written) if written.turns else []
         cells = b"".join(b",\n" + cell for cell in notebook.pack(new))
         with files.explained(self.path, len(cells) + len(end)):
             if not self._is_ours():
@@ -76,8 +76,7 @@ class Store:
             elif begun:
                 self._rewrite(state)
             else:
-                self._append(cells, end)
-        self._written = now
+                self._append(cells, end, now)
         if Mark.of(state) != now:  # the event about the change of name
             self.sync(state)
 
@@ -98,30 +97,26 @@ class Store:
             remove_folder(self._folder)
         self._lock.release()
 
-    def abandon(self) -> None:
-        """Stop writing and leave everything as it is on the disk."""
-        self._journal.close()
-        self._lock.release()
-
-    def _write(self, data: bytes, end: bytes) -> None:
+    def _write(self, data: bytes, end: bytes, mark: Mark) -> None:
         files.write_atomically(self.path, data, self._folder / "notebook.tmp")
-        self._offset = len(data) - len(end)
+        self._at = (len(data) - len(end), mark)
         self._seen = _identity(self.path)
 
     def _rewrite(self, state: State) -> None:
         digest, since = self._base
         end = notebook.tail(state)
         base = read_blob(self._folder, digest) if since.turns else b""
-        self._write(notebook.document(whole_cells(base, since, state), end), end)
+        self._write(notebook.document(whole_cells(base, since, state), end), end, Mark.of(state))
 
-    def _append(self, cells: bytes, end: bytes) -> None:
+    def _append(self, cells: bytes, end: bytes, mark: Mark) -> None:
+        offset = self._at[0]
         file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            files.splice(file, self._offset, os.fstat(file).st_size, cells + end)
+            files.splice(file, offset, os.fstat(file).st_size, cells + end)
         finally:
             os.close(file)
             self._seen = _identity(self.path)
-        self._offset += len(cells)
+        self._at = (offset + len(cells), mark)  # both at once: an interrupt in between would write cells twice
 
     def _is_ours(self) -> bool:
         try:
@@ -197,20 +192,21 @@ def _records(state: State, since: Mark) -> Iterator[Record]:
         blobs: dict[str, bytes] = {}
         if what == "turn":
             turn = state.turns[number]
-            data = {"question": encode(turn.question), "started": turn.started}
+            data = {"number": number, "question": encode(turn.question), "started": turn.started}
             mark = replace(mark, turns=number + 1)
         elif what == "step":
             step = state.steps[number]
-            data = write_step(step, state.images)
+            data = {"number": number, **write_step(step, state.images)}
             for image in step.images:
                 blobs |= dict(zip(state.images.hashes(image.index), (image.data, image.view), strict=True))
             mark = replace(mark, steps=number + 1)
         elif what == "end":
             turn = state.turns[number]
-            data = {"answer": encode(turn.answer), "stop_reason": encode(turn.stop_reason), "seconds": turn.seconds}
+            ended = {"answer": encode(turn.answer), "stop_reason": encode(turn.stop_reason), "seconds": turn.seconds}
+            data = {"number": number, **ended}
             mark = replace(mark, ends=number + 1)
         else:
-            data = encode(state.events[number])
+            data = {"number": number, "event": encode(state.events[number])}
             mark = replace(mark, events=number + 1)
         yield what, data, blobs, mark
 

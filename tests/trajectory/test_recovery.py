@@ -174,3 +174,42 @@ def test_an_open_turn_that_was_loaded_is_closed_by_the_next_question(tmp_path: P
     again.end_turn("A", StopReason.ANSWER)
     again.close()
     assert Trajectory.load(path) == again
+
+
+def test_interrupted_anywhere_it_writes_nothing_twice(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a write: the next call writes what is missing, once."""
+    r = random.Random(3)
+    path = tmp_path / "run.ipynb"
+    run = Trajectory.start(images=[INPUT], header=HEADER)
+    run.record_to(path)
+    run.begin_turn("?")
+    old = signal.getsignal(signal.SIGALRM)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    interrupts = 0
+    signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for index in range(120):
+            step = shown_step(index, index + 1, f"result = {index}", PICTURES[index % 4])
+            try:
+                signal.setitimer(signal.ITIMER_REAL, r.uniform(0.0002, 0.008))
+                run.add_step(step)
+            except KeyboardInterrupt:
+                interrupts += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            if len(run.steps) == index:
+                run.add_step(step)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert interrupts > 5
+    run.end_turn(None, StopReason.INTERRUPTED)
+    assert run.path is not None
+    nbformat.validate(nbformat.read(run.path, as_version=4))
+    assert Trajectory.load(run.path) == run
+    cells = [cell.id for cell in nbformat.read(run.path, as_version=4).cells]
+    assert len(cells) == len(set(cells)) == 2 + 2 * 120 + 1
+    run.close(keep=True)
+    assert recover(path) == run
