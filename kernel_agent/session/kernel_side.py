@@ -64,7 +64,7 @@ class Kernel:
         self.skipped: dict[int, Image.Image] = {}  # pictures of cells that are not run again, held in their turn
         self.pattern, self.first, self.saved_files = pattern, first, saved_files
         self.max_images, self.max_pixels, self.output_chars = max_images, max_pixels, output_chars
-        self.refused = 0
+        self.refused = self.depth = 0
         self.saved: list[Path] = []
         lineage.install()
         self._format = shell.display_formatter.format
@@ -99,6 +99,9 @@ class Kernel:
 
     def before_cell(self, info: Any) -> None:
         """Bind names, import what the cell mentions and has not defined, start counting output."""
+        self.depth += 1
+        if self.depth > 1:  # code that runs cells itself: one cell to us
+            return
         self.bind()
         namespace = self.shell.user_ns
         for word in set(_WORD.findall(info.raw_cell or "")) & _IMPORTS.keys():
@@ -114,6 +117,9 @@ class Kernel:
 
     def after_cell(self, result: Any) -> None:
         """Show saved files, write the kept tails of long output, tell the host what was left out."""
+        self.depth -= 1
+        if self.depth:
+            return
         from IPython.display import display
         from PIL import Image
 

@@ -68,9 +68,7 @@ def test_whatever_a_cell_shows_is_an_observation(session: Session, code: str, si
 
 
 def test_every_figure_of_a_loop_is_shown(session: Session) -> None:
-    cell = session.run(
-        "for n in range(3):\n    plt.figure(figsize=(2 + n, 2))\n    plt.plot([0, n])\n    plt.show()"
-    )
+    cell = session.run("for n in range(3):\n    plt.figure(figsize=(2 + n, 2))\n    plt.plot([0, n])\n    plt.show()")
     assert len(cell.images) == 3
     assert len({image.size for image in cell.images}) == 3
 
@@ -125,6 +123,12 @@ def test_long_output_keeps_head_and_tail(session: Session) -> None:
     assert len(stream.text) < 2200
     assert stream.dropped == 10**8 + len("first\n\nlast\n") - 2000
     assert [event.kind for event in cell.events] == ["output_cut"]
+
+
+def test_cells_that_run_cells_are_one_cell(session: Session) -> None:
+    cell = session.run("get_ipython().run_cell('display(image_0.rotate(5)); 5'); print('x' * 10**6)")
+    assert len(cell.images) == 1
+    assert len(text(cell)) < 2200
 
 
 def test_many_small_writes_are_capped(session: Session) -> None:
