@@ -44,23 +44,24 @@ class Journal:
         self._blobs.mkdir(exist_ok=True)
         self._known: set[str] = set()
         self._file = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        self._size = os.fstat(self._file).st_size
-        self._seq, self._previous = 0, START
+        self._end = (os.fstat(self._file).st_size, 0, START)  # size, next number, hash of the last line
 
     def append(self, kind: str, data: Json, blobs: Mapping[str, bytes] | None = None) -> None:
         """Write a record and the blobs it names (by SHA-256), and wait until both are on the disk."""
         for digest, blob in (blobs or {}).items():
             self._write_blob(digest, blob)
-        entry = {"seq": self._seq, "prev_sha256": self._previous, "type": kind, "time": time.time(), "data": data}
+        size, seq, previous = self._end
+        if os.fstat(self._file).st_size != size:
+            os.ftruncate(self._file, size)  # an interrupt came right after the write
+        entry = {"seq": seq, "prev_sha256": previous, "type": kind, "time": time.time(), "data": data}
         line = orjson.dumps(entry)
         try:
             write_all(self._file, line + b"\n")
             os.fsync(self._file)
         except BaseException:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, size)
             raise
-        self._size += len(line) + 1
-        self._seq, self._previous = self._seq + 1, hashlib.sha256(line).hexdigest()
+        self._end = (size + len(line) + 1, seq + 1, hashlib.sha256(line).hexdigest())
 
     def close(self) -> None:
         """Close the file."""
