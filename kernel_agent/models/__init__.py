@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from kernel_agent.types import Completion, Json, Request
 
 if TYPE_CHECKING:
+    from kernel_agent.models.http import Timeouts
     from kernel_agent.models.local import TransformersModel, embedded
-    from kernel_agent.models.openai import OpenAIModel, Timeouts
+    from kernel_agent.models.openai import OpenAIModel
     from kernel_agent.models.scripted import ScriptedModel
     from kernel_agent.models.vllm_server import VLLMServer, serve
 
@@ -54,7 +55,7 @@ class Model(Protocol):
 
 _HOME = {
     "OpenAIModel": "openai",
-    "Timeouts": "openai",
+    "Timeouts": "http",
     "ScriptedModel": "scripted",
     "TransformersModel": "local",
     "embedded": "local",

@@ -200,7 +200,7 @@ def load(source: str, *, device: str, dtype: str, revision: str | None) -> Loade
     transformers_logging.disable_progress_bar()
     try:
         processor = AutoProcessor.from_pretrained(source, revision=revision)
-        model = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=dtype)
+        model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=dtype)
         model = model.to(device).eval()
     except ImportError as error:
         raise ModelFailed(f"{source} needs a package that is missing: {error}. Install it beside torch.") from error

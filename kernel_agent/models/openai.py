@@ -5,7 +5,7 @@ no key or credential reaches an error, an event, `describe` or `repr`; cancellin
 Does not guarantee: that an image sent before is still held by the server (it is sent again when it is not), or usage
 where the server tells none (then an event says so and the pieces received are counted).
 
-httpx is used as it is: bodies are counted as sent, `uuid` image parts pass, and importing it costs a fifth of `openai`.
+httpx as it is: bodies are counted as sent, `uuid` parts pass, importing it costs a fifth of `openai`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from kernel_agent.types import Completion, Json, Request
 
 if TYPE_CHECKING:
     import httpx
-
-__all__ = ["RESTARTED", "OpenAIModel", "Timeouts"]
 
 RESTARTED = "\n[the connection was lost: the answer starts again]\n"
 """What `on_text` is given before a text that was shown in part begins anew."""

@@ -1,14 +1,19 @@
-"""A tiny random Idefics3 checkpoint with a tokenizer of its own: real weights, real code path, no hub."""
+"""A tiny random Idefics3 checkpoint with a tokenizer of its own (real code path, no hub), pictures and requests."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from kernel_agent.types import ImagePart, KernelImage, Message, Request, Sampling, TextPart
 
 TEMPLATE = (
     "{% if tools %}<|tools|>{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% endif %}"
     "{% for message in messages %}<|{{ message['role'] }}|>"
     "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] or [] %}"
+    "{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<image>{% endif %}"
     "{% endfor %}{% endif %}"
     "{% for call in message['tool_calls'] or [] %}<tool_call>"
@@ -80,3 +85,24 @@ def build_tiny(folder: Path, *, context: int = 1024, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def picture(index: int, text: str = "", size: tuple[int, int] = (160, 120)) -> KernelImage:
+    """A noisy picture (so that its PNG has weight) with some text; the same for the same arguments."""
+    noise = bytes((x * 73 + x * x % 251 + index * 41) % 256 for x in range(size[0] * size[1] * 3))
+    image = Image.frombytes("RGB", size, noise)
+    ImageDraw.Draw(image).text((10, 40), text or f"PIC{index}", fill=(255, 255, 0), font_size=40)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    data = buffer.getvalue()
+    return KernelImage(index=index, name=f"image_{index}", data=data, mime="image/png", size=size, pixel_sha256="", view=data,
+                       view_mime="image/png", view_size=size)  # fmt: skip
+
+
+def ask(*parts: str | KernelImage, **sampling: object) -> Request:
+    """A request of one user message."""
+    content = tuple(TextPart(text=part) if isinstance(part, str) else ImagePart(image=part) for part in parts)
+    return Request(
+        messages=(Message(role="user", content=content),),
+        sampling=Sampling(**{"max_tokens": 24, **sampling}),  # type: ignore[arg-type]
+    )

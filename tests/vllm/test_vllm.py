@@ -1,0 +1,217 @@
+"""The client against a real vLLM server, and that server's life."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_model import ask, picture
+
+from kernel_agent.errors import InputError, ModelFailed, ModelRefused
+from kernel_agent.models import OpenAIModel, TransformersModel, VLLMServer
+from kernel_agent.models.wire import view_id
+from kernel_agent.types import Completion, ImagePart, Message, Request, TextPart, ToolCall
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "code_image_tool",
+        "description": "Run Python.",
+        "parameters": {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
+    },
+}
+
+
+@pytest.fixture
+async def model(server: VLLMServer) -> AsyncIterator[OpenAIModel]:
+    it = OpenAIModel(server.model, base_url=server.url, timeout=120)
+    yield it
+    await it.aclose()
+
+
+def conversation(turns: int) -> Request:
+    """`turns` user messages with one image each, the assistant answering between."""
+    messages: list[Message] = []
+    for turn in range(turns):
+        content = (TextPart(text=f"Turn {turn}: "), ImagePart(image=picture(turn)), TextPart(text=" Read it."))
+        messages.append(Message(role="user", content=content))
+        if turn + 1 < turns:
+            messages.append(Message(role="assistant", content=(TextPart(text=f"It is {turn}."),)))
+    return Request(messages=tuple(messages), sampling=ask("").sampling)
+
+
+async def test_same_text_as_transformers(model: OpenAIModel, checkpoint: Path) -> None:
+    local = TransformersModel(checkpoint, dtype="float32")
+    requests = [
+        ask("Read ", picture(0, "K7Q"), " please"),
+        ask(picture(1), "and", picture(2), "differ?"),
+        conversation(2),
+        ask("no image at all"),
+        ask("안녕하세요 한글 ", picture(3)),
+    ]
+    for request in requests:
+        served, own = await model.complete(request), await local.complete(request)
+        assert served.text == own.text
+        assert served.finish_reason == own.finish_reason
+        assert served.usage.prompt_tokens == own.usage.prompt_tokens
+        assert served.usage.completion_tokens == own.usage.completion_tokens
+    await local.aclose()
+
+
+async def test_logprobs_agree_with_transformers(model: OpenAIModel, checkpoint: Path) -> None:
+    request = ask("Read ", picture(0, "K7Q"), logprobs=True)
+    local = TransformersModel(checkpoint, dtype="float32")
+    served, own = await model.complete(request), await local.complete(request)
+    assert len(served.logprobs) == served.usage.completion_tokens == len(own.logprobs)
+    assert max(abs(a.logprob - b.logprob) for a, b in zip(served.logprobs, own.logprobs, strict=True)) < 0.02
+    await local.aclose()
+
+
+async def test_streams_what_it_returns(model: OpenAIModel) -> None:
+    pieces: list[str] = []
+    completion = await model.complete(ask("Read ", picture(0)), on_text=pieces.append)
+    assert "".join(pieces) == completion.text
+    assert completion.first_token_seconds is not None
+    assert 0 < completion.first_token_seconds <= completion.seconds
+
+
+async def test_images_are_uploaded_once(model: OpenAIModel, server: VLLMServer) -> None:
+    once, resent = [], []
+    for turn in range(1, 11):
+        completion = await model.complete(conversation(turn))
+        forgetful = OpenAIModel(server.model, base_url=server.url)
+        again = await forgetful.complete(conversation(turn))
+        await forgetful.aclose()
+        assert completion.text == again.text
+        assert not completion.events
+        once.append(completion.uploaded_bytes)
+        resent.append(again.uploaded_bytes)
+        if turn > 1:
+            assert completion.usage.cached_tokens > 0
+    print(f"upload at turn 10: {once[-1]} bytes, all resent {resent[-1]} bytes, ratio {once[-1] / resent[-1]:.3f}")
+    assert once[-1] <= resent[-1] / 8
+
+
+async def test_an_image_the_server_lost_is_sent_again(model: OpenAIModel) -> None:
+    """What a restarted server looks like to a client: it believes that the server holds an image."""
+    image = picture(77, "LOST")
+    await model.complete(ask("warm ", picture(78)))
+    model._held[view_id(image)] = None
+    completion = await model.complete(ask("Read ", image))
+    assert [event.kind for event in completion.events] == ["image_resend"]
+    assert completion.uploaded_bytes > len(image.view)
+    after = await model.complete(ask("Read ", image))
+    assert after.text == completion.text
+    assert not after.events
+    assert after.uploaded_bytes < 1000
+
+
+async def test_sixteen_at_once(model: OpenAIModel) -> None:
+    requests = [ask(f"Number {index}: ", picture(index)) for index in range(16)]
+    alone = [await model.complete(request) for request in requests[:3]]
+    started = time.monotonic()
+    together: list[Completion] = await asyncio.gather(*(model.complete(request) for request in requests))
+    print(f"16 at once: {time.monotonic() - started:.2f} s")
+    assert [one.text for one in together[:3]] == [one.text for one in alone]
+
+
+async def test_tools_and_images_in_tool_messages_are_taken(model: OpenAIModel) -> None:
+    request = ask("Use the tool on ", picture(0))
+    call = ToolCall(id="call_0", name="code_image_tool", arguments='{"code": "image"}')
+    messages = (
+        *request.messages,
+        Message(role="assistant", content=(), tool_calls=(call,)),
+        Message(role="tool", content=(TextPart(text="image_1: "), ImagePart(image=picture(1))), tool_call_id="call_0"),
+    )
+    completion = await model.complete(replace(request, messages=messages, tools=(TOOL,)))
+    assert completion.finish_reason in ("stop", "length", "tool_calls")
+    assert not completion.events
+
+
+async def test_several_choices_and_seed(model: OpenAIModel) -> None:
+    request = ask("Invent ", temperature=1.0, seed=5, n=3)
+    first, second = await model.complete(request), await model.complete(request)
+    assert len(first.alternatives) == 2
+    assert (first.text, first.alternatives) == (second.text, second.alternatives)
+
+
+async def test_refusals_name_the_remedy(model: OpenAIModel, server: VLLMServer) -> None:
+    with pytest.raises(ModelRefused, match=r"does not serve 'nope' but: small"):
+        await OpenAIModel("nope", base_url=server.url).complete(ask("x"))
+    with pytest.raises(ModelRefused, match=r"lacks /v1: use --base-url http://127.0.0.1:\d+/v1"):
+        await OpenAIModel("small", base_url=server.url.removesuffix("/v1")).complete(ask("x"))
+    with pytest.raises(ModelRefused, match=r"too long for 'small'.*its limit: .*fewer or smaller images"):
+        await model.complete(ask("word " * 20000))
+    only = OpenAIModel(None, base_url=server.url)
+    assert (await only.complete(ask("x"))).model == "small"
+    assert only.describe()["server"] == "vllm"
+    assert only.describe()["server_version"]
+
+
+async def test_cancelling_frees_the_server(model: OpenAIModel) -> None:
+    task = asyncio.create_task(model.complete(ask("Go on ", picture(0), max_tokens=900)))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    started = time.monotonic()
+    await model.complete(ask("quick", max_tokens=2))
+    assert time.monotonic() - started < 10
+
+
+def test_a_checkpoint_that_is_none_is_refused_at_once(tmp_path: Path, python: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json"):
+        VLLMServer(tmp_path, python=python)
+
+
+def test_a_failed_start_shows_the_log(tmp_path: Path, python: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "never_heard_of", "architectures": ["NeverHeardOf"]}')
+    with pytest.raises(ModelFailed, match=r"(?s)did not start.*architecture.*its end:"):
+        with VLLMServer(tmp_path, python=python, log=tmp_path / "log"):
+            pass
+    with pytest.raises(ModelFailed, match=r"no vLLM.*--python"):
+        with VLLMServer(tmp_path, python=sys.executable, log=tmp_path / "log"):
+            pass
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_when_serve_ends(checkpoint: Path, python: Path, end: signal.Signals) -> None:
+    """Ctrl-C stops in order; even where the owner is killed, the server goes with it."""
+    code = f"from kernel_agent.models import serve; serve({str(checkpoint)!r}, python={str(python)!r})"
+    owner = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    lines: list[str] = []
+    for line in owner.stdout:
+        lines.append(line)
+        if line.startswith("Ctrl-C"):
+            break
+    assert any("http://127.0.0.1:" in line for line in lines), "".join(lines)
+    family = descendants(owner.pid)
+    assert len(family) >= 3
+    owner.send_signal(end)
+    assert owner.wait(40) == (0 if end is signal.SIGINT else -signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(alive(pid) for pid in family):
+        time.sleep(0.2)
+    assert not [pid for pid in family if alive(pid)]
+
+
+def descendants(pid: int) -> list[int]:
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return children + [one for child in children for one in descendants(child)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
