@@ -3,7 +3,8 @@
 Two proofs. Same size: a picture alive in the calling functions, in the notebook's namespace or lately made by a wrapped
 call shows the same pixel by pixel (see samples). Part: the pixels are exactly a rectangle of a known picture, in one of the
 eight orientations, and nowhere else (a plain border around them is taken off first). Both must give one answer.
-Costs are bounded: `WORK` bytes are searched from one `origin`/`register` to the next, then nothing more is proven.
+Costs are bounded, the same in every run: from one `origin` or `register` to the next at most `PROOFS` pictures are looked
+at and `WORK` bytes searched; what comes after is unknown.
 """
 
 from __future__ import annotations
@@ -33,22 +34,23 @@ from kernel_agent.session.lineage.marks import (
     note_pil,
     traces,
 )
-from kernel_agent.session.lineage.samples import alike, same_with_drawing, sample, sample_pil
+from kernel_agent.session.lineage.samples import alike, ranks, same_with_drawing, sample, sample_pil
+from kernel_agent.session.lineage.search import MIN_SIDE, places, turns, without_border
 
-WORK = 600_000_000
-_MIN_SIDE = 8
+WORK = 1_500_000_000
+PROOFS = 100
 _PACKAGE = __name__.rpartition(".")[0]
 _MODES = ("L", "RGB", "RGBA")
 
 _registered: dict[int, weakref.ref[Any]] = {}
 _parents: dict[int, Mark] = {}
-_left = [WORK]
+_left = {"bytes": WORK, "proofs": PROOFS}
 _local = threading.local()
 
 
 def register(obj: Any, index: int) -> None:
     """See the package."""
-    _left[0] = WORK
+    _refill()
     known = _noted(obj)
     if known is not None and known.image >= 0 and known.image != index:
         _parents[index] = known
@@ -64,11 +66,23 @@ def register(obj: Any, index: int) -> None:
 
 def origin(obj: Any) -> Mark | None:
     """See the package."""
+    _refill()
     try:
         mark = find(obj)
         return mark if mark is not None and mark.image >= 0 else None
     finally:
-        _left[0] = WORK
+        _refill()
+
+
+def _spend(count: int) -> bool:
+    if _left["bytes"] < count:
+        return False
+    _left["bytes"] -= count
+    return True
+
+
+def _refill() -> None:
+    _left.update(bytes=WORK, proofs=PROOFS)
 
 
 def find(obj: Any, *, parts: bool = True) -> Mark | None:
@@ -79,9 +93,9 @@ def find(obj: Any, *, parts: bool = True) -> Mark | None:
     mark = _noted(obj)
     if mark is not None:
         return None if mark == UNKNOWN else mark
-    pixels = _pixels(obj)
-    if pixels is None or getattr(_local, "busy", False):
+    if not _left["proofs"] or getattr(_local, "busy", False) or (pixels := _pixels(obj)) is None:
         return None
+    _left["proofs"] -= 1
     _local.busy = True
     try:
         mark = _prove_same_size(obj, pixels) or (_prove_part(obj, pixels) if parts else None)
@@ -105,7 +119,7 @@ def _noted(obj: Any) -> Mark | None:
 def _pixels(obj: Any) -> Array | None:
     """The pixels of something worth a proof."""
     if isinstance(obj, Image.Image):
-        if obj.mode not in _MODES or min(obj.size) < _MIN_SIDE:
+        if obj.mode not in _MODES or min(obj.size) < MIN_SIDE:
             return None
         obj.load()
         raw = np.frombuffer(obj.tobytes(), np.uint8)
@@ -113,7 +127,7 @@ def _pixels(obj: Any) -> Array | None:
     if (
         not isinstance(obj, np.ndarray)
         or not is_image(obj)
-        or min(obj.shape[:2]) < _MIN_SIDE
+        or min(obj.shape[:2]) < MIN_SIDE
         or obj.dtype.kind not in "buif"
     ):
         return None
@@ -156,19 +170,21 @@ def _named() -> Iterator[Any]:
 
 def _prove_same_size(obj: Any, pixels: Array) -> Mark | None:
     height, width = pixels.shape[:2]
-    known = list(_samples(obj, {(width, height), (height, width)}))
-    turns = list(_turns(pixels)) if known else []
+    sizes = {(width, height), (height, width)}
+    known = [(theirs, ranks(theirs), size, mark) for theirs, size, mark in _samples(obj, sizes)]
+    readings = list(turns(pixels)) if known else []
     for turn in (af.UNCHANGED, *range(af.UNCHANGED)) if known else ():
-        mine = sample(turns[turn])
-        size = turns[turn].shape[1], turns[turn].shape[0]
+        mine = sample(readings[turn])
+        my_ranks = ranks(mine)
+        size = readings[turn].shape[1], readings[turn].shape[0]
         exact: list[Mark] = []
         similar: list[Mark] = []
-        for theirs, their_size, mark in known:
+        for theirs, their_ranks, their_size, mark in known:
             if their_size != size:
                 continue
             if same_with_drawing(theirs, mine):
                 exact.append(mark)
-            elif alike(theirs, mine):
+            elif alike(theirs, mine, their_ranks, my_ranks):
                 similar.append(mark)
         if exact or similar:
             agreed = _agreed(exact or similar)
@@ -213,107 +229,19 @@ def _prove_part(obj: Any, pixels: Array) -> Mark | None:
     if pixels.dtype != np.uint8:
         return None
     found: list[Mark] = []
-    plain, left, top = _without_border(pixels)
+    plain, left, top = without_border(pixels)
     for known, mark in (*_known(obj), *known_arrays(8)):
         theirs = _pixels(known)
         if theirs is None or theirs.dtype != np.uint8:
             continue
         for part, x, y in ((pixels, 0, 0), (plain, left, top)) if plain is not pixels else ((pixels, 0, 0),):
-            places = _places(part, theirs, known)
-            if places is None or len(places) > 1:
+            spots = places(part, theirs, known, _spend)
+            if spots is None or len(spots) > 1:
                 return None  # in more than one place, or too much work
-            if places:
-                found.append(mark.then(compose(places[0], shift(-x, -y))))
+            if spots:
+                found.append(mark.then(compose(spots[0], shift(-x, -y))))
                 break
     return _agreed(found)
-
-
-def _without_border(pixels: Array) -> tuple[Array, int, int]:
-    differs = (pixels != pixels[0, 0]).any(axis=2) if pixels.ndim == 3 else pixels != pixels[0, 0]
-    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
-    if not len(rows) or (len(rows) == pixels.shape[0] and len(columns) == pixels.shape[1]):
-        return pixels, 0, 0
-    top, left = int(rows[0]), int(columns[0])
-    inner = pixels[top : rows[-1] + 1, left : columns[-1] + 1]
-    return (inner, left, top) if min(inner.shape[:2]) >= _MIN_SIDE else (pixels, 0, 0)
-
-
-def _places(part: Array, whole: Array, source: Any) -> list[af.Affine] | None:
-    """Where `part`, turned in eight ways, lies in `whole`: at most two affines. None where it would cost too much."""
-    forms = _forms(part, whole, source)
-    if forms is None:
-        return []
-    whole, readings = forms
-    hay = whole.tobytes()
-    places: list[af.Affine] = []
-    for reading in readings:
-        height, width = reading.shape[:2]
-        for turn, turned in enumerate(_turns(reading)):
-            if turned.shape[0] > whole.shape[0] or turned.shape[1] > whole.shape[1]:
-                continue
-            if _left[0] < len(hay):
-                return None
-            _left[0] -= len(hay)
-            for x, y in _search(turned, whole, hay):
-                back = af.invert(dihedral(width, height)[turn])
-                assert back is not None
-                places.append(compose(shift(x, y), back))
-            if len(places) > 1:
-                return places
-    return places
-
-
-def _forms(part: Array, whole: Array, source: Any) -> tuple[Array, list[Array]] | None:
-    """The picture to search and the readings of the part (RGB, BGR) to look for, in the same mode."""
-    deep = part.shape[2] if part.ndim == 3 else 1
-    whole_deep = whole.shape[2] if whole.ndim == 3 else 1
-    if deep == 4 and (part[..., 3] == 255).all() and whole_deep == 3:
-        part, deep = part[..., :3], 3
-    if deep == 3 and whole_deep == 4:
-        whole, whole_deep = whole[..., :3], 3
-    if deep == whole_deep:
-        swapped = deep == 3 and not np.array_equal(part[..., 0], part[..., 2])
-        return whole, [part, part[..., ::-1]] if swapped else [part]
-    if deep == 1 and whole_deep >= 3 and isinstance(source, Image.Image):
-        grey = np.frombuffer(source.convert("L").tobytes(), np.uint8).reshape(whole.shape[:2])
-        return grey, [part]
-    if deep == 3 and whole_deep == 1 and (part == part[..., :1]).all():
-        return whole, [part[..., 0]]
-    return None
-
-
-def _turns(pixels: Array) -> Iterator[Array]:
-    """What Pillow's Transpose methods 0..6 give; as an eighth, the same."""
-    upright = pixels.swapaxes(0, 1)
-    yield from (pixels[:, ::-1], pixels[::-1], upright[::-1], pixels[::-1, ::-1])
-    yield from (upright[:, ::-1], upright, upright[::-1, ::-1], pixels)
-
-
-def _search(part: Array, whole: Array, hay: bytes) -> list[tuple[int, int]]:
-    """At most two places where `part` is in `whole` exactly; none for a part too plain to be found for sure."""
-    flat = part.reshape(part.shape[0], part.shape[1], -1)
-    changes = (flat[:, 1:] != flat[:, :-1]).any(axis=2).sum(axis=1)
-    row = int(changes.argmax())
-    if changes[row] < 4 or int((changes > 0).sum()) < 2:
-        return []
-    needle = part[row].tobytes()
-    height, width = part.shape[:2]
-    pixel = flat.shape[2]
-    found: list[tuple[int, int]] = []
-    start = hay.find(needle)
-    for _ in range(256):
-        if start < 0:
-            return found
-        position, rest = divmod(start, pixel)
-        y, x = divmod(position, whole.shape[1])
-        y -= row
-        inside = not rest and x + width <= whole.shape[1] and 0 <= y <= whole.shape[0] - height
-        if inside and (whole[y : y + height, x : x + width] == part).all():
-            found.append((x, y))
-            if len(found) == 2:
-                return found
-        start = hay.find(needle, start + 1)
-    return [(0, 0), (0, 0)]  # too many candidates: not for sure
 
 
 def merged(*objects: Any) -> Mark | None:

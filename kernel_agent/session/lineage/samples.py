@@ -1,4 +1,4 @@
-"""Does one picture show what another shows, pixel by pixel? Judged on at most 48x48 sampled pixels of each.
+"""Does one picture show what another shows, pixel by pixel? Judged on at most 40x40 sampled pixels of each.
 
 Guarantees: a picture and a turned, shifted or swapped version of it do not pass, as long as the picture itself is not
 symmetric. Pixel-wise changes (brightness, gamma, inversion, threshold, one channel, drawing on less than about a third
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 Array = np.ndarray[Any, Any]
-GRID = 48
+GRID = 40
+_LUMA = np.array([0.299, 0.587, 0.114])  # as Pillow and OpenCV make grey
 
 
 @lru_cache(maxsize=256)
@@ -27,7 +29,7 @@ def grid(length: int, points: int) -> Array:
 
 def sample(array: Array) -> Array:
     """A copy of the pixels at the grid."""
-    picked: Array = array[grid(array.shape[0], GRID)[:, None], grid(array.shape[1], GRID)]
+    picked: Array = array[grid(array.shape[0], GRID)].take(grid(array.shape[1], GRID), axis=1)
     return picked
 
 
@@ -58,23 +60,30 @@ def same_with_drawing(one: Array, other: Array) -> bool:
     return all(_equal_share(turned, other) < share - 0.15 for turned in _turned(one))
 
 
-def alike(one: Array, other: Array) -> bool:
-    """Whether `other` is a function of `one`, pixel by pixel, and of no mirrored reading of it as well."""
-    if one.shape[:2] != other.shape[:2] or one.shape[0] * one.shape[1] < 64:
+def ranks(pixels: Array) -> Array | None:
+    """The level of each pixel's brightness among all (so that a few very bright ones do not decide); None for NaN."""
+    grey = _grey(pixels)
+    return _levels(grey) if np.isfinite(grey).all() else None
+
+
+def alike(one: Array, other: Array, one_ranks: Array | None = None, other_ranks: Array | None = None) -> bool:
+    """Whether `other` is a function of `one`, pixel by pixel, and of no mirrored reading of it as well.
+
+    `ranks` of both may be given where they are known already.
+    """
+    if one.shape[:2] != other.shape[:2] or one.shape[0] * one.shape[1] < 144:
         return False
-    grey = _grey(other)
-    if not np.isfinite(grey).all():
+    one_ranks = ranks(one) if one_ranks is None else one_ranks
+    other_ranks = ranks(other) if other_ranks is None else other_ranks
+    if one_ranks is None or other_ranks is None:
         return False
-    target = _levels(grey).astype(np.float64)  # ranks: a few very bright pixels must not decide
+    target = other_ranks.astype(np.float64)
     spread = float(target.var())
-    if spread <= 1e-9:
-        return False
-    for number, channel in enumerate(_channels(one)):
-        levels = _levels(channel)
+    if spread <= 1e-9 or _unexplained(one_ranks, target) > 0.7 * spread:
+        return False  # plain, or not even roughly the same; saves looking at each channel
+    for levels in chain((one_ranks,), map(_levels, _channels(one))):
         unexplained = _unexplained(levels, target) / spread
-        if number == 0 and unexplained > 0.7:
-            return False  # not even roughly; saves looking at each channel
-        if unexplained <= 0.12:
+        if unexplained <= 0.2:
             bound = 2.5 * unexplained + 0.1
             if all(_unexplained(turned, target) / spread >= bound for turned in _turned(levels)):
                 return True
@@ -113,21 +122,24 @@ def _turned(pixels: Array) -> list[Array]:
     return turned
 
 
+def _channels(pixels: Array) -> Iterator[Array]:
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        yield pixels[..., :3].mean(axis=2)
+        yield from (pixels[..., index] for index in range(3))
+
+
 def _grey(pixels: Array) -> Array:
     values: Array = pixels.astype(np.float64)
-    return values[..., :3].mean(axis=2) if values.ndim == 3 else values
-
-
-def _channels(pixels: Array) -> Iterator[Array]:
-    yield _grey(pixels)
-    if pixels.ndim == 3:
-        yield from (pixels[..., index].astype(np.float64) for index in range(min(3, pixels.shape[2])))
+    if values.ndim == 2:
+        return values
+    return values[..., :3] @ _LUMA if values.shape[2] >= 3 else values[..., 0]
 
 
 def _levels(source: Array) -> Array:
-    """Each pixel's value as one of 32 levels that hold about the same number of pixels."""
+    """Each pixel's value as one of at most 64 levels that hold about the same number of pixels."""
+    count = max(2, min(64, source.size // 16))
     ordered = np.sort(source, axis=None)
-    bounds = np.unique(ordered[len(ordered) * np.arange(1, 32) // 32])
+    bounds = np.unique(ordered[len(ordered) * np.arange(1, count) // count])
     levels: Array = np.searchsorted(bounds, source, side="right")
     return levels
 
@@ -135,7 +147,7 @@ def _levels(source: Array) -> Array:
 def _unexplained(levels: Array, target: Array) -> float:
     """Variance of `target` that is left when the level is known."""
     bins, values = levels.ravel(), target.ravel()
-    counts = np.bincount(bins, minlength=32).astype(np.float64)
-    sums = np.bincount(bins, values, minlength=32)
+    counts = np.bincount(bins, minlength=64)
+    sums = np.bincount(bins, values, minlength=64)
     within = float(values @ values - (sums * sums / np.maximum(counts, 1)).sum())
-    return within / max(1.0, len(values) - float((counts > 0).sum()))
+    return within / max(1, len(values) - int((counts > 0).sum()))
