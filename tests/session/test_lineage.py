@@ -182,6 +182,8 @@ def test_signatures_docstrings_and_errors_are_kept():
     ]
     assert len(own) == 1  # one thin frame, which IPython hides
     assert own[0].f_locals["__tracebackhide__"] is True
+    lineage.trim(caught.value)
+    assert [frame.f_code.co_filename for frame, _ in traceback.walk_tb(caught.value.__traceback__)] == [__file__]
     assert cv2.resize(src=np.array(image), dsize=(60, 45)).shape == (45, 60, 3)
     with pytest.raises(ValueError, match="shape"):
         np.array(np.ones(3)).reshape(2, 2, 9)

@@ -16,7 +16,7 @@ from typing import Any
 
 Affine = tuple[float, float, float, float, float, float]
 
-__all__ = ["Affine", "install", "origin", "register"]
+__all__ = ["Affine", "install", "origin", "register", "trim"]
 
 _installed = False
 
@@ -53,3 +53,16 @@ def origin(obj: Any) -> tuple[int, Affine] | None:
 
     mark = proof.origin(obj)
     return None if mark is None else (mark.image, mark.affine)
+
+
+def trim(error: BaseException) -> None:
+    """Take a wrapper of ours off the end of an error's traceback, so that it ends in the user's own line.
+
+    Wrappers further up hide themselves (`__tracebackhide__`), but IPython always shows the last frame, which is ours where
+    the wrapped function is compiled (OpenCV, `np.array`).
+    """
+    before, last = None, error.__traceback__
+    while last is not None and last.tb_next is not None:
+        before, last = last, last.tb_next
+    if before is not None and last is not None and last.tb_frame.f_globals.get("__package__") == __name__:
+        before.tb_next = None
