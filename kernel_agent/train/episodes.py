@@ -1,7 +1,7 @@
 """Whole runs to imitate: question, looks, messages, made by running the teacher's code on drawn scenes.
 
 Some runs go wrong on purpose (a box that is off, a turn that is wrong) and are mended by the next message;
-the wrong message itself is never trained on. In some the returned picture is blank and the right answer is
+what is trained on is always the message that would have been right. In some the returned picture is blank and the right answer is
 "unreadable"; in some there is no step left and the model must guess from what it has seen.
 """
 
@@ -30,13 +30,13 @@ Box = tuple[float, float, float, float]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
     """A stretch of the conversation: text before the picture, the squared picture, text after it,
-    the message to imitate, and whether it is trained on."""
+    what was said (and run), and what would have been right to say."""
 
     before: str
     picture: NDArray[np.uint8]
     after: str
-    message: str
-    taught: bool
+    said: str
+    right: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,22 +63,29 @@ def play(rng: np.random.Generator, scene: Scene, orientation: Orientation, quest
     fate = rng.random()
     turns: list[Turn] = []
 
-    def look(image: Image.Image, index: int, message: str, *, taught: bool = True, last: bool = False) -> None:
+    def look(image: Image.Image, index: int, right: str, *, said: str | None = None, last: bool = False) -> None:
         label, view = shown(image, index)
         notice = prompts.LAST_MESSAGE if last else ""
         if index == 0:
-            turns.append(Turn(before="", picture=view, after=label + question + notice, message=message, taught=taught))
+            turns.append(
+                Turn(before="", picture=view, after=label + question + notice, said=said or right, right=right)
+            )
         else:
             after = label + notice + "</tool_response>"
-            turns.append(Turn(before="<tool_response>\n", picture=view, after=after, message=message, taught=taught))
+            turns.append(Turn(before="<tool_response>\n", picture=view, after=after, said=said or right, right=right))
 
     if fate < 0.08:
         look(picture, 0, policy.guess(scene.text), last=True)
         return Episode(turns=tuple(turns), answer=scene.text, orientation=orientation)
     vertical = orientation.swaps_axes
-    right = policy.grid_box(box, picture.size, 0.35 * scene.glyph_height)
-    used = _shake(rng, right, 0.8) if rng.random() < 0.6 else right
-    look(picture, 0, policy.first_crop(used, vertical=vertical), taught=used == right)
+    right = policy.grid_box(box, picture.size, 0.35 * scene.glyph_height, more=1)
+    used = _shake(rng, right, 1.0) if rng.random() < 0.6 else right
+    look(
+        picture,
+        0,
+        policy.first_crop(right, vertical=vertical),
+        said=policy.first_crop(used, vertical=vertical),
+    )
     crop, box = _cut(picture, box, used)
     if vertical:
         box = Orientation.ROT90.apply_to_box(box, crop.size)
@@ -95,8 +102,12 @@ def play(rng: np.random.Generator, scene: Scene, orientation: Orientation, quest
         believed = lies
         if index == 1 and rng.random() < 0.12:
             believed = STATES[int(rng.integers(4))]
-        taught = used == right and believed is lies
-        look(image, index, policy.closer_crop(used, believed, index), taught=taught)
+        look(
+            image,
+            index,
+            policy.closer_crop(right, lies, index),
+            said=policy.closer_crop(used, believed, index),
+        )
         image, box = _cut(image, box, used)
         box = believed.apply_to_box(box, image.size)
         image = ImageOps.autocontrast(believed.apply(image), 1)
@@ -155,7 +166,7 @@ class Shard:
 
     scenes: NDArray[np.uint8]
     crops: NDArray[np.uint8]
-    scripts: tuple[tuple[tuple[str, str, str, bool], ...], ...]
+    scripts: tuple[tuple[tuple[str, str, str, str], ...], ...]
 
     def save(self, path: Path) -> None:
         """As an uncompressed .npz, written whole or not at all."""
@@ -167,7 +178,7 @@ class Shard:
     def load(cls, path: Path) -> Shard:
         """Reads what `save` wrote."""
         with np.load(path) as stored:
-            scripts = tuple(tuple((b, a, m, t) for b, a, m, t in turns) for turns in json.loads(str(stored["scripts"])))
+            scripts = tuple(tuple((b, a, s, r) for b, a, s, r in turns) for turns in json.loads(str(stored["scripts"])))
             return cls(scenes=stored["scenes"], crops=stored["crops"], scripts=scripts)
 
 
@@ -178,5 +189,5 @@ def draw_shard(shelf: FontShelf, count: int, seed: int) -> Shard:
     return Shard(
         scenes=np.stack([e.turns[0].picture for e in episodes]),
         crops=np.stack([t.picture for e in episodes for t in e.turns[1:]]),
-        scripts=tuple(tuple((t.before, t.after, t.message, t.taught) for t in e.turns) for e in episodes),
+        scripts=tuple(tuple((t.before, t.after, t.said, t.right) for t in e.turns) for e in episodes),
     )

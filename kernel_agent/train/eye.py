@@ -29,8 +29,8 @@ GRID = 8
 PATCH = VIEW // GRID
 FRAMES = 4
 """Dense targets per patch, side by side."""
-BINS = 64
-"""Resolution of box coordinates."""
+SUB = 8
+"""Resolution of box edges: parts of a patch."""
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _DIAGONALS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
@@ -60,8 +60,8 @@ class Eye(nn.Module):
         self.slot = nn.Linear(width, BLANK + 1)
         self.state = nn.Linear(width, 4)
         self.lies = nn.Linear(width, 6)
-        self.box = nn.Linear(width, 4 * BINS)
         self.cover = nn.Linear(width, FRAMES * FRAMES)
+        self.edges = nn.Linear(width, 4 * (SUB + 2))
         initialise(self.tower)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,7 +203,8 @@ def line_loss(eye: Eye, middle: Tensor, final: Tensor, batch: Batch) -> EyeLoss:
     slot = F.cross_entropy(slots.flatten(0, 1), wanted.flatten())
     state_logits = eye.state(final.mean(dim=1)).float() + 0.0
     state = F.cross_entropy(state_logits, batch.state)
-    box = box_loss(eye, final, batch)
+    edges = edge_logits(eye, final)
+    box = edge_loss(edges, batch)
     with torch.no_grad():
         text = targets.character != BLANK
         read = slots.view(-1, GRID, GRID, BLANK + 1).mean(dim=1).argmax(dim=-1)
@@ -214,15 +215,16 @@ def line_loss(eye: Eye, middle: Tensor, final: Tensor, batch: Batch) -> EyeLoss:
             "char": float(right[batch.text[upright] != BLANK].float().mean()),
             "exact": float(right.all(dim=1).float().mean()),
             "state": float((state_logits.argmax(-1) == batch.state).float().mean()),
-            "line_box": float(box.detach()),
+            "line_off": float((find_box(edges) - batch.box).abs().mean()),
         }
     cover = cover_loss(eye, middle, batch)
-    return EyeLoss(total=dense + slot + 0.5 * state + 0.15 * box + 0.5 * cover, log=log)
+    return EyeLoss(total=dense + slot + 0.5 * state + 0.7 * box + 0.3 * cover, log=log)
 
 
 def scene_loss(eye: Eye, middle: Tensor, final: Tensor, batch: Batch) -> EyeLoss:
     """Loss on scene views: where text is, its box, and which of the six ways it lies (its axis is what is needed)."""
-    box = box_loss(eye, final, batch)
+    edges = edge_logits(eye, final)
+    box = edge_loss(edges, batch)
     cover = cover_loss(eye, middle, batch)
     logits = eye.lies(final.mean(dim=1)).float()
     lies = F.cross_entropy(logits, batch.state)
@@ -230,14 +232,14 @@ def scene_loss(eye: Eye, middle: Tensor, final: Tensor, batch: Batch) -> EyeLoss
         upended = (batch.state == 1) | (batch.state == 3)
         guess = logits.argmax(-1)
         axis = (((guess == 1) | (guess == 3)) == upended).float().mean()
-        predicted = box_bins(eye, final).argmax(-1) * (VIEW / (BINS - 1))
-        off = (predicted - batch.box).abs().mean()
+        off = (find_box(edges) - batch.box).abs()
     return EyeLoss(
-        total=0.3 * box + 0.3 * lies + 2.0 * cover,
+        total=1.0 * box + 0.3 * lies + 1.0 * cover,
         log={
             "axis": float(axis),
             "scene_box": float(box.detach()),
-            "off_px": float(off),
+            "off_px": float(off.mean()),
+            "box_ok": float((off.amax(dim=1) <= 4).float().mean()),
             "cover": float(cover.detach()),
         },
     )
@@ -255,14 +257,49 @@ def cover_loss(eye: Eye, middle: Tensor, batch: Batch) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target)
 
 
-def box_bins(eye: Eye, final: Tensor) -> Tensor:
-    """(n, 4, BINS) logits of the box edges."""
-    bins: Tensor = eye.box(final.mean(dim=1))
-    return bins.float().view(-1, 4, BINS)
+def edge_logits(eye: Eye, final: Tensor) -> Tensor:
+    """(n, GRID rows, GRID columns, 4 edges, SUB + 2): where each edge lies, as every patch sees it.
+
+    Classes 0..SUB-1: in this patch's column (for left and right) or row (for top and bottom), at that
+    eighth of it; SUB: before it; SUB + 1: after it.
+    """
+    logits: Tensor = eye.edges(final)
+    return logits.float().view(-1, GRID, GRID, 4, SUB + 2)
 
 
-def box_loss(eye: Eye, final: Tensor, batch: Batch) -> Tensor:
-    """Cross entropy against a narrow bell around each edge."""
-    centre = batch.box * ((BINS - 1) / VIEW)
-    bell = torch.softmax(-((torch.arange(BINS) - centre[..., None]) ** 2) / (2 * 0.8**2), dim=-1)
-    return -(bell * F.log_softmax(box_bins(eye, final), dim=-1)).sum(-1).mean()
+def edge_targets(batch: Batch) -> Tensor:
+    """(n, GRID, GRID, 4) class indices for `edge_logits`."""
+    at = (batch.box * (SUB / PATCH)).round().long().clamp(0, GRID * SUB - 1)  # (n, 4) in SUBths of a patch
+    cell = torch.arange(GRID)
+    inside, sub = at // SUB, at % SUB
+    wanted = torch.where(cell < inside[..., None], SUB + 1, torch.where(cell > inside[..., None], SUB, sub[..., None]))
+    across = wanted[:, [0, 2]][:, None].expand(-1, GRID, -1, -1).transpose(2, 3)  # (n, rows, columns, 2)
+    down = wanted[:, [1, 3]].transpose(1, 2)[:, :, None].expand(-1, -1, GRID, -1)
+    return torch.stack([across[..., 0], down[..., 0], across[..., 1], down[..., 1]], dim=-1)
+
+
+def edge_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross entropy over all patches; those that hold the edge count more, and near misses are forgiven a little."""
+    targets = edge_targets(batch)
+    weight = torch.where(targets < SUB, 3.0, 1.0)
+    loss = F.cross_entropy(logits.flatten(0, 3), targets.flatten(), reduction="none", label_smoothing=0.02)
+    return (loss * weight.flatten()).sum() / weight.sum()
+
+
+def find_box(logits: Tensor) -> Tensor:
+    """(n, 4) box in view px: the edges most probable to all patches together."""
+    scores = F.log_softmax(logits, dim=-1)
+    lines = torch.stack(
+        [
+            scores[:, :, :, 0].mean(1),
+            scores[:, :, :, 1].mean(2),
+            scores[:, :, :, 2].mean(1),
+            scores[:, :, :, 3].mean(2),
+        ],
+        dim=1,
+    )  # (n, 4, GRID, SUB + 2)
+    before, after = lines[..., SUB], lines[..., SUB + 1]  # of cells behind the edge, of cells ahead of it
+    ahead = after.cumsum(-1) - after
+    behind = before.flip(-1).cumsum(-1).flip(-1) - before
+    total = (ahead + behind)[..., None] + lines[..., :SUB]
+    return total.flatten(2).argmax(-1) * (PATCH / SUB)

@@ -101,16 +101,21 @@ def look(eye: Eye, pictures: Tensor, batch: int = 128) -> Tensor:
 
 
 def write_out(
-    script: tuple[tuple[str, str, str, bool], ...], tokenizer: PreTrainedTokenizerFast
+    script: tuple[tuple[str, str, str, str], ...], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[Tensor, Tensor]:
     """Token ids and labels of a conversation, exactly as the chat template writes it."""
     ids: list[int] = []
     labels: list[int] = []
-    for before, after, message, taught in script:
+    for before, after, message, better in script:
         heard = tokenizer.encode(USER + before + EXPANDED + after + END + ASSISTANT, add_special_tokens=False)
         said = tokenizer.encode(message + END, add_special_tokens=False)
+        right = tokenizer.encode(better + END, add_special_tokens=False)
+        if len(said) != len(right):
+            raise ValueError(f"{message!r} and {better!r} differ in tokens ({len(said)}, {len(right)})")
+        if said[0] != right[0]:  # after a wrong thought nothing right can follow
+            right = right[:1] + [IGNORED] * (len(right) - 1)
         ids += heard + said
-        labels += [IGNORED] * len(heard) + (said if taught else [IGNORED] * len(said))
+        labels += [IGNORED] * len(heard) + right
     return torch.tensor(ids), torch.tensor(labels)
 
 

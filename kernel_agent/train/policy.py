@@ -82,11 +82,11 @@ def guess(text: str) -> str:
     return f"<think>I can look no closer. I guess.</think><answer>{text}</answer>"
 
 
-def grid_box(box: tuple[float, float, float, float], size: tuple[int, int], pad: float) -> GridBox:
-    """`box` (px) of an image of `size` (w, h), grown by `pad` px and then outwards to whole 64ths."""
+def grid_box(box: tuple[float, float, float, float], size: tuple[int, int], pad: float, more: int = 0) -> GridBox:
+    """`box` (px) of an image of `size` (w, h), grown by `pad` px, then outwards to whole 64ths and `more` of them."""
     (x0, y0, x1, y1), (w, h) = box, size
-    low = [max(0, int((v - pad) * GRID // side)) for v, side in ((x0, w), (y0, h))]
-    high = [min(GRID, int(-(-(v + pad) * GRID // side))) for v, side in ((x1, w), (y1, h))]
+    low = [max(0, int((v - pad) * GRID // side) - more) for v, side in ((x0, w), (y0, h))]
+    high = [min(GRID, int(-(-(v + pad) * GRID // side)) + more) for v, side in ((x1, w), (y1, h))]
     return low[0], low[1], max(low[0] + 1, high[0]), max(low[1] + 1, high[1])
 
 

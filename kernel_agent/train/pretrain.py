@@ -26,8 +26,8 @@ class EyePlan:
     """How long and how. Rates are at their highest; `cool` is the share of the time in which they fall."""
 
     minutes: float
-    batch: int = 88
-    scene_batch: int = 24
+    batch: int = 76
+    scene_batch: int = 36
     muon_rate: float = 0.03
     adam_rate: float = 2e-3
     cool: float = 0.35

@@ -112,7 +112,9 @@ def draw_line_view(rng: np.random.Generator, shelf: FontShelf, *, tight: bool, s
         rng, draw_text(rng), shelf.draw(rng), glyph_height=float(np.exp(rng.uniform(low, high))), tight=True
     )
     box = np.array(scene.text_box)
-    slack = scene.glyph_height * (rng.uniform(-0.05, 0.3, 4) if tight else rng.uniform(0.0, 0.9, 4))
+    slack = scene.glyph_height * (
+        rng.uniform(-0.05, 0.3, 4) if tight else rng.uniform(0.0, 0.9 if rng.random() < 0.6 else 1.5, 4)
+    )
     crop = _clip(box + slack * np.array([-1, -1, 1, 1]), scene)
     grey = normalise(Image.fromarray(scene.pixels[crop[1] : crop[3], crop[0] : crop[2]]))
     return _finish(STATES[state].apply(grey), scene, crop, STATES[state], state)
