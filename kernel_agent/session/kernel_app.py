@@ -7,6 +7,7 @@ would turn up in a later cell), no history database, no colours in tracebacks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -18,10 +19,9 @@ from traitlets.config import Config
 
 def pack(message: Any) -> bytes:
     """A message as JSON. A lone surrogate, which no encoder takes, becomes a question mark instead of no message at all."""
-    try:
+    # orjson is strict (surrogates, integers over 64 bits): then what jupyter_client falls back to
+    with contextlib.suppress(TypeError, ValueError):
         return orjson_packer(message)
-    except Exception:  # orjson is strict (surrogates, integers over 64 bits, NaN): try what jupyter_client falls back to
-        pass
     try:
         return json_packer(message)
     except UnicodeEncodeError:

@@ -72,6 +72,8 @@ class Kernel:
         shell.events.register("pre_run_cell", self.before_cell)
         shell.events.register("post_run_cell", self.after_cell)
         self.streams: list[CappedStream] = []
+        self._show_traceback = shell.showtraceback
+        shell.showtraceback = self.show_traceback
         self._patch_pillow()
 
     def name(self, index: int) -> str:
@@ -151,6 +153,13 @@ class Kernel:
         if encoded is None:
             return data, metadata
         return self.show(_decode(encoded), None)
+
+    def show_traceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """IPython's own, with the lineage wrappers off the end of the traceback."""
+        error = exc_tuple[1] if exc_tuple is not None else sys.exc_info()[1]
+        if isinstance(error, BaseException):
+            lineage.trim(error)
+        self._show_traceback(exc_tuple, *args, **kwargs)
 
     def show(self, picture: Image.Image, obj: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Hold a picture and give its PNG with name, size and lineage."""
