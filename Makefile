@@ -45,7 +45,8 @@ test-slow: setup ## tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
 test-vllm: setup ## a real vLLM server on this machine, in its own environment
-	tests/vllm/run.sh
+	PYTHON=$(PYTHON) tests/vllm/make_env.sh
+	$(BIN)/python -m pytest -q -m vllm tests/vllm
 
 perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.steps --json perf-steps.json

@@ -204,17 +204,13 @@ def serve(
         str, typer.Argument(help='Folder or hub name; "embedded" for the model that ships with this package.')
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    port: Annotated[int | None, typer.Option(help="Default: a free one.")] = None,
     python: Annotated[str | None, typer.Option(help="Interpreter of the environment that has vLLM.")] = None,
 ) -> None:
     """Serve until Ctrl-C."""
     from kernel_agent.errors import CodeVisionError
     from kernel_agent.models import serve as run
 
-    if checkpoint == "embedded":
-        from kernel_agent.embedded import checkpoint_path
-
-        checkpoint = str(checkpoint_path())
     try:
         run(checkpoint, host=host, port=port, python=python, extra_args=context.args)
     except CodeVisionError as error:
