@@ -18,9 +18,10 @@ def embedded_path() -> Path:
     remedy = "Install the package again, or give a model: --base-url and --model, or the folder of a checkpoint."
     try:
         from kernel_agent.embedded import checkpoint_path
-    except ImportError as error:
-        raise ModelFailed(f"This installation has no embedded model ({error}). {remedy}") from None
-    path = Path(checkpoint_path())
+
+        path = Path(checkpoint_path())
+    except (ImportError, FileNotFoundError) as error:
+        raise ModelFailed(f"This installation has no embedded model: {error}. {remedy}") from None
     if not (path / "config.json").is_file():
         raise ModelFailed(f"The embedded model's folder {path} holds no config.json. {remedy}")
     return path

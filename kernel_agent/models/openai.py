@@ -197,6 +197,7 @@ class OpenAIModel:
                 else:
                     whole = await _bounded(response, stream.MAX_BYTES)
                     self._take(whole, assembly, work)
+            completion, told = assembly.completion()
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             work.uploaded -= len(body.data)
             raise self._connection.translate(error, 0) from None
@@ -206,7 +207,6 @@ class OpenAIModel:
             raise no_completion(
                 error, self._connection.shown, self._connection.redact, begun=assembly.pieces > 0
             ) from None
-        completion, told = assembly.completion()
         if not told:
             work.note("usage_missing", counted_pieces=assembly.pieces)
         return completion
@@ -226,7 +226,7 @@ class OpenAIModel:
                         pass
         if not assembly.done and not (ended and assembly.pieces):
             if ended:
-                raise stream.NotACompletion("a stream without any choice")
+                return
             raise ModelUnreachable(
                 f"{self._connection.shown} closed the connection in the middle of an answer, after {work.received} "
                 "characters. Its own log says why; asking again may help.",

@@ -153,7 +153,12 @@ class Assembly:
         return reasoning + text
 
     def completion(self) -> tuple[Completion, bool]:
-        """The completion, and whether the server told its usage (else completion tokens are the pieces counted)."""
+        """The completion, and whether the server told its usage (else completion tokens are the pieces counted).
+
+        Raises NotACompletion where no choice came.
+        """
+        if not self._choices:
+            raise NotACompletion("an answer without any choice")
         first, *others = (self._choices[index] for index in sorted(self._choices))
         text, raw = mend(first.whole())
         calls = tuple(

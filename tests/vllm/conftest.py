@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kernel_agent.embedded import checkpoint_path
 from kernel_agent.models import VLLMServer
 
 ROOT = Path(__file__).parents[2]
@@ -32,12 +33,8 @@ def python() -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded checkpoint where the package has one, else a tiny random one of the same family."""
-    if importlib.util.find_spec("kernel_agent.embedded") is not None:
-        from kernel_agent.embedded import checkpoint_path
-
-        path = Path(checkpoint_path())
-        if (path / "config.json").is_file():
-            return path
+    with contextlib.suppress(FileNotFoundError):
+        return Path(checkpoint_path())
     from tiny_model import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")

@@ -27,7 +27,7 @@ fi
 
 rm -rf "$folder"
 "$python" -m venv "$folder"
-pip=("$folder/bin/python" -m pip --disable-pip-version-check --quiet)
+pip=("$folder/bin/python" -m pip --disable-pip-version-check -qq)
 
 torch=$(grep '^torch==' "$here/requirements.txt")
 # The CPU build of torch: from the configured index or a local folder of wheels, else from torch's own index.
