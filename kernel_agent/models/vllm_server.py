@@ -66,7 +66,9 @@ class VLLMServer:
         self.source = resolve(checkpoint)
         self.model = served_name or ("embedded" if str(checkpoint) == "embedded" else _served(self.source))
         self.host, self._port = host, port
-        self._python = str(python or os.environ.get("CODEVISION_VLLM_PYTHON") or sys.executable)
+        interpreter = str(python or os.environ.get("CODEVISION_VLLM_PYTHON") or sys.executable)
+        # Absolute (links kept: they are what makes it a venv), since the server runs in another folder.
+        self._python = str(Path(interpreter).absolute()) if os.sep in interpreter else interpreter
         self._images, self._max_model_len, self._dtype = images, max_model_len, dtype
         self._extra, self._env = tuple(extra_args), dict(env or {})
         self._start_seconds, self._on_progress = start_seconds, on_progress
