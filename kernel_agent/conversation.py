@@ -111,6 +111,8 @@ class Conversation:
         request = Request(messages=(*self._sent, *new_messages), tools=protocol.tools, sampling=sampling)
         completion = await self.model.complete(request, on_text=lambda text: watch(TextWritten(step=index, text=text)))
         spent.add(completion)
+        if index == 0 and (described := dict(self.model.describe())) != self.trajectory.header.get("model"):
+            self.trajectory.add_event(_event("model_described", **described))  # what the server told meanwhile
         self._sent, self._new = list(request.messages), [protocol.reply(completion)]
         parsed = protocol.parse(completion, images=len(self.session.images))
         action = parsed.action

@@ -183,7 +183,7 @@ def _vllm(python: str | None) -> Iterable[Check]:
         "give its interpreter with --python or CODEVISION_VLLM_PYTHON."
     )
     code = (
-        "from importlib.util import find_spec; assert find_spec('vllm'), 'vllm is not installed'\n"
+        "import sys; from importlib.util import find_spec; find_spec('vllm') or sys.exit('vllm is not installed')\n"
         "import vllm; print('vLLM', vllm.__version__)"
     )
     try:
