@@ -1,0 +1,252 @@
+"""The host's end of one warm parent, and of the kernels forked from it.
+
+Guarantees: usable from any thread and event loop; a future for a kernel ends in a kernel or an error, whatever happens
+to the parent; when the parent is gone, every kernel of it is dead, its process group too, and says so. At most
+`IN_FLIGHT` orders are on the wire, so that sending never blocks an event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+IN_FLIGHT = 8
+_SERVER = "kernel_agent.provisioners.zygote.server"
+_PACKET_BYTES = 1 << 16
+_MAX_ORDER_BYTES = 100_000
+
+
+class ForkError(Exception):
+    """The parent could not be started, died, or could not fork."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a new kernel needs: its connection file, working directory and whole environment."""
+
+    file: str
+    cwd: str
+    env: Mapping[str, str]
+
+
+class ForkedProcess:
+    """A kernel's process, with the part of `subprocess.Popen` that jupyter_client's provisioners use."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.ended: Future[int] = Future()
+
+    def poll(self) -> int | None:
+        """The exit status (negative: the signal), None while it runs."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit status. Raises subprocess.TimeoutExpired."""
+        try:
+            return self.ended.result(timeout)
+        except TimeoutError as error:
+            raise subprocess.TimeoutExpired("kernel", timeout or 0.0) from error
+
+    def send_signal(self, number: int) -> None:
+        """A signal to the process alone; nothing once it is over."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def signal_group(self, number: int) -> None:
+        """A signal to its process group; nothing once it is over (then the group is gone too)."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def end(self, status: int) -> None:
+        """It is over, with this status (the first one said counts)."""
+        if self.returncode is None:
+            self.returncode = status
+            self.ended.set_result(status)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Asked:
+    """An order that has no process yet."""
+
+    number: int
+    packet: bytes
+    descriptors: list[int]
+    result: Future[ForkedProcess]
+
+
+class WarmParent:
+    """A warm parent process. `ready` ends when it can fork, or in ForkError."""
+
+    def __init__(self, interpreter: Sequence[str], env: Mapping[str, str]) -> None:
+        """Start it. Raises OSError where there is no such interpreter."""
+        self.ready: Future[WarmParent] = Future()
+        self.why = ""
+        self._lock = threading.Lock()
+        self._waiting: deque[_Asked] = deque()
+        self._sent: dict[int, _Asked] = {}
+        self._kernels: dict[int, ForkedProcess] = {}
+        self._count = 0
+        self._dead = False
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [*interpreter, "-m", _SERVER, str(theirs.fileno()), str(os.getpid())]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(env),
+                cwd=os.sep,
+                stdin=subprocess.DEVNULL,
+                stdout=self._words,
+                stderr=self._words,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            self._link.close()
+            raise
+        finally:
+            theirs.close()
+        threading.Thread(target=self._listen, name="codevision-fork", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it may be asked for kernels (it may be warming up still)."""
+        return not self._dead
+
+    @property
+    def busy(self) -> bool:
+        """Whether kernels of it run or are asked for."""
+        return bool(self._kernels or self._sent or self._waiting)
+
+    def spawn(self, order: Order, stdio: Sequence[int]) -> Future[ForkedProcess]:
+        """Ask for a kernel with these descriptors as 0, 1 and 2 (copied here). The future may raise ForkError."""
+        with self._lock:
+            self._count += 1
+            number = self._count
+        message = {"id": number, "file": order.file, "cwd": order.cwd, "env": dict(order.env)}
+        packet = json.dumps(message).encode()
+        if len(packet) > _MAX_ORDER_BYTES:
+            raise ForkError(f"the environment of {len(packet)} bytes is over {_MAX_ORDER_BYTES}")
+        asked = _Asked(number=number, packet=packet, descriptors=[os.dup(fd) for fd in stdio], result=Future())
+        with self._lock:
+            self._waiting.append(asked)
+        self._pump()
+        return asked.result
+
+    def close(self) -> None:
+        """End it, and with it every kernel it forked. Returns at once; safe to call twice."""
+        with contextlib.suppress(OSError):
+            self._link.shutdown(socket.SHUT_RDWR)
+
+    def forget(self) -> None:
+        """In a forked copy of the host: let go of what belongs to the original."""
+        self._dead = True
+        self._link.close()
+
+    def _pump(self) -> None:
+        """Send what may be sent."""
+        failed: list[_Asked] = []
+        with self._lock:
+            while self._waiting and (self._dead or len(self._sent) < IN_FLIGHT):
+                asked = self._waiting.popleft()
+                try:
+                    if self._dead:
+                        raise OSError(self.why)
+                    socket.send_fds(self._link, [asked.packet], asked.descriptors)
+                    self._sent[asked.number] = asked
+                except OSError:
+                    failed.append(asked)
+                finally:
+                    for descriptor in asked.descriptors:
+                        os.close(descriptor)
+        for asked in failed:
+            asked.result.set_exception(ForkError(self.why or "the fork server is gone"))
+
+    def _listen(self) -> None:
+        """Take the parent's messages until it is gone."""
+        while True:
+            try:
+                data = self._link.recv(_PACKET_BYTES)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            self._take(json.loads(data))
+            self._pump()
+        self._over()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "ready" in message:
+            self.ready.set_result(self)
+            return
+        number = message["id"]
+        if "pid" in message:
+            process = ForkedProcess(message["pid"])
+            with self._lock:
+                asked = self._sent.pop(number)
+                self._kernels[number] = process
+            asked.result.set_result(process)
+            return
+        with self._lock:
+            unborn = self._sent.pop(number, None)
+            kernel = self._kernels.pop(number, None)
+        if kernel is not None:
+            kernel.end(message["exit"])
+        elif unborn is not None:
+            unborn.result.set_exception(ForkError(message.get("error") or f"it died at birth: {message['exit']}"))
+
+    def _over(self) -> None:
+        """It is gone: so are its kernels."""
+        self._link.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)
+        if self._process.poll() is None:  # it hangs
+            self._process.kill()
+        status = self._process.wait()
+        self._words.seek(0)
+        words = self._words.read()[-800:].decode(errors="replace").strip()
+        self._words.close()
+        self.why = f"the fork server ended with status {status}. {words}".strip()
+        with self._lock:
+            self._dead = True
+            unborn, kernels = list(self._sent.values()), list(self._kernels.values())
+            self._sent.clear()
+            self._kernels.clear()
+        for kernel in kernels:
+            kernel.signal_group(signal.SIGKILL)
+            kernel.kill()
+            kernel.end(-signal.SIGKILL)
+        for asked in unborn:
+            asked.result.set_exception(ForkError(self.why))
+        if not self.ready.done():
+            self.ready.set_exception(ForkError(self.why))
+        self._pump()

@@ -1,0 +1,130 @@
+"""The `codevision-fork` provisioner: kernels forked from a warm parent, else started as `codevision-local` does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning import LocalProvisioner as JupyterLocalProvisioner
+
+from kernel_agent.provisioners.local import LocalProvisioner
+from kernel_agent.provisioners.zygote.parent import ForkedProcess, ForkError, Order
+from kernel_agent.provisioners.zygote.parents import Warmth, ask
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 30.0
+"""How long a kernel waits for its parent to be warm, and then for its fork, before it starts the ordinary way."""
+GONE_SECONDS = 2.0
+"""How long `kill` waits for the end of a process."""
+_LAUNCHER = "kernel_agent.session.kernel_app"
+_KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "extra_arguments", "kernel_id", "independent"}
+
+
+class ForkProvisioner(LocalProvisioner):
+    """Forks kernels of this package's own launcher; anything else, and anything that fails, starts the ordinary way.
+
+    Attributes:
+        why_not_forked: why the running kernel is an ordinary process; empty where it is a fork.
+    """
+
+    why_not_forked = ""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Fork, or launch the command."""
+        try:
+            process = await self._fork(cmd, kwargs)
+        except (ForkError, OSError) as error:
+            self.why_not_forked = str(error)
+            return await super().launch_kernel(cmd, **kwargs)
+        self.why_not_forked = ""
+        self.process: Any = process
+        self.pid = self.pgid = process.pid
+        self.cwd = kwargs.get("cwd", Path.cwd())
+        return self.connection_info
+
+    async def _fork(self, cmd: list[str], options: dict[str, Any]) -> ForkedProcess:
+        env = options.get("env") or dict(os.environ)
+        if why := _refusal(cmd, options, env):
+            raise ForkError(why)
+        parent = ask(Warmth.of(tuple(cmd[:-4]), env))
+        if isinstance(parent, str):
+            raise ForkError(parent)
+        warm = await _within(WAIT_SECONDS, parent, lambda late: None)
+        order = Order(file=cmd[-1], cwd=str(options.get("cwd") or Path.cwd()), env=env)
+        with _stdio(options) as descriptors:
+            return await _within(WAIT_SECONDS, warm.spawn(order, descriptors), ForkedProcess.kill)
+
+    async def kill(self, restart: bool = False) -> None:
+        """SIGKILL to the kernel's process group; a forked kernel is gone when this returns (jupyter_client would poll)."""
+        if isinstance(self.process, ForkedProcess):
+            self.process.signal_group(signal.SIGKILL)
+            self.process.kill()
+            with contextlib.suppress(ForkError):
+                await _within(GONE_SECONDS, self.process.ended, lambda late: None)
+        else:
+            await super().kill(restart=restart)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Whatever of the group outlived an ordinary kernel; a forked one's is gone already."""
+        if self.why_not_forked:
+            await super().cleanup(restart=restart)
+        else:
+            await JupyterLocalProvisioner.cleanup(self, restart=restart)
+
+
+def _refusal(cmd: list[str], options: dict[str, Any], env: dict[str, str]) -> str:
+    """Why this launch is not one that a fork can stand for; empty where it is."""
+    if len(cmd) < 5 or cmd[-4:-1] != ["-m", _LAUNCHER, "-f"]:
+        return "the kernel is not this package's own"
+    if options.get("independent") or options.get("stdin") is not None or options.keys() - _KNOWN:
+        return "the kernel is launched with options that a fork does not have"
+    if subprocess.PIPE in (options.get("stdout"), options.get("stderr")):
+        return "the kernel's output is wanted through a pipe"
+    profile = Path(env.get("IPYTHONDIR") or "~/.ipython").expanduser() / "profile_default"
+    if any(profile.glob("*_config.*")) or any(profile.glob("startup/*.*py")):
+        return f"{profile} holds settings of the user's own"
+    return ""
+
+
+@contextlib.contextmanager
+def _stdio(options: dict[str, Any]) -> Iterator[list[int]]:
+    """Descriptors for the kernel's 0, 1 and 2; those opened here are closed again."""
+    with Path(os.devnull).open("r+b") as nowhere:
+
+        def descriptor(value: Any, default: int) -> int:
+            if value is None:
+                return default
+            if value == subprocess.DEVNULL:
+                return nowhere.fileno()
+            return int(value if isinstance(value, int) else value.fileno())
+
+        out = descriptor(options.get("stdout"), 1)
+        err = out if options.get("stderr") == subprocess.STDOUT else descriptor(options.get("stderr"), 2)
+        yield [nowhere.fileno(), out, err]
+
+
+async def _within(seconds: float, future: Future[T], unwanted: Callable[[T], object]) -> T:
+    """Wait from any event loop. A result that comes when nobody waits any more goes to `unwanted`."""
+
+    def late(done: Future[T]) -> None:
+        if done.exception() is None:
+            unwanted(done.result())
+
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(asyncio.wrap_future(future))
+    except TimeoutError as error:
+        future.add_done_callback(late)
+        raise ForkError(f"the fork server did not answer within {seconds:.0f} s") from error
+    except asyncio.CancelledError:
+        future.add_done_callback(late)
+        raise
