@@ -89,6 +89,7 @@ def look():
                     shell.kernel.profile_dir is shell.profile_dir is app.profile_dir, sorted(os.listdir(shell.profile_dir.location))],
         "folder": [shell.starting_dir == os.getcwd(), [str(d) == os.getcwd() for d in shell.user_ns["_dh"]], os.path.basename(os.getcwd())],
         "names": sorted(n for n in shell.user_ns if not n.startswith("_i")),
+        "hidden": sorted(n for n in shell.user_ns if n not in shell.user_ns_hidden and not n.startswith("_i")),
         "main": sys.modules["__main__"] is shell.user_module,
         "threads": sorted(type(t).__name__ + t.name.split("-")[0] for t in threading.enumerate()),
         "signals": {s.name: str(signal.getsignal(s)).split(" at ")[0] for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)},
