@@ -19,10 +19,16 @@ import select
 import signal
 import socket
 import sys
+import tempfile
+import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from kernel_agent.provisioners.zygote.warm_app import WarmApp
 
 PACKET_BYTES = 1 << 20
+TRY_SECONDS = 20
 LOOK_MS = 1000
 """How often it looks whether its host is still there; a closed socket tells it at once."""
 _PR_SET_PDEATHSIG = 1
@@ -37,11 +43,12 @@ def main() -> None:
     before = dict(os.environ)
     from kernel_agent.provisioners.zygote.warm import warm_up
 
-    app = warm_up()
+    app: Any = warm_up()  # upstream has no types
     imported = {name: value for name, value in os.environ.items() if before.get(name) != value and name != "IPYTHONDIR"}
     gc.collect()
     gc.freeze()  # else a collection in a kernel would touch, and so copy, every object
     _check(link)
+    _try(app, link)
     order = _serve(link, host)
     order["env"] |= imported  # what libraries set on import they would have set in the kernel
     _enter(order)
@@ -50,7 +57,8 @@ def main() -> None:
         link.send(json.dumps({"id": order["id"], "pid": os.getpid()}).encode())
         link.close()
 
-    app.run_kernel(order["file"], bound)
+    app.open(order["file"], bound)
+    app.start()
 
 
 def _check(link: socket.socket) -> None:
@@ -68,6 +76,25 @@ def _target(entry: Path) -> str:
         return str(entry.readlink())
     except OSError:  # the descriptor of the listing itself
         return "/fd"
+
+
+def _try(app: WarmApp, link: socket.socket) -> None:
+    """Fork one kernel for nobody, up to its last step: versions of ipykernel that this does not fit are found here."""
+    with tempfile.TemporaryDirectory(prefix="cv-") as folder:
+        if (pid := os.fork()) == 0:
+            try:
+                link.close()
+                os.environ["IPYTHONDIR"] = f"{folder}/ipython"
+                file = Path(folder) / "kernel.json"
+                file.write_text(json.dumps({"transport": "ipc", "ip": f"{folder}/k", "key": "trial"}))
+                signal.alarm(TRY_SECONDS)
+                app.open(str(file), lambda: None)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        if status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+            sys.exit(f"A trial kernel ended with status {status}.")
 
 
 def _serve(link: socket.socket, host: int) -> dict[str, Any]:

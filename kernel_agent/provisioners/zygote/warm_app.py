@@ -1,4 +1,4 @@
-"""ipykernel's application in two halves: `prepare` before the fork, `run_kernel` after it.
+"""ipykernel's application in two halves: `prepare` before the fork, `open` after it.
 
 The first half reads settings and makes the kernel object and its shell; the second makes what cannot be forked: the
 session with its key, ZMQ sockets, event loops and threads. Upstream's own methods do both, in upstream's order; ours is
@@ -48,20 +48,16 @@ class WarmKernel(IPythonKernel):
             publisher.session, publisher.pub_socket = self.session, self.iopub_socket
         shell.displayhook.topic = kernel._topic("execute_result")
         if hasattr(self, "debugger"):
-            self.debugger = self.debugger_class(
-                self.log,
-                self.debugpy_stream,
-                self._publish_debug_event,
-                self.debug_shell_socket,
-                self.session,
-                self._kernel_modules,
-                self.debug_just_my_code,
-                self.filter_internal_frames,
-            )
+            self._connect_debugger(kernel.debugger)
         atexit.unregister(shell.atexit_operations)  # it has to run before the sockets are closed, so it is put last
         atexit.register(shell.atexit_operations)
         if "JPY_SESSION_NAME" in os.environ:
             shell.user_ns["__session__"] = os.environ["JPY_SESSION_NAME"]
+
+    def _connect_debugger(self, debugger: Any) -> None:
+        """What its `__init__` does with the kernel's connections."""
+        debugger.session, debugger.shell_socket = self.session, self.debug_shell_socket
+        debugger.debugpy_client = type(debugger.debugpy_client)(self.log, self.debugpy_stream, debugger._handle_event)
 
 
 class WarmApp(kernel_app.KernelApp):
@@ -83,8 +79,8 @@ class WarmApp(kernel_app.KernelApp):
         app.kernel.shell._sys_modules_keys = set(sys.modules)
         return cast("Self", app)
 
-    def run_kernel(self, connection_file: str, bound: Callable[[], None]) -> None:
-        """The half after the fork; calls `bound` when clients may connect, returns when the kernel was told to stop."""
+    def open(self, connection_file: str, bound: Callable[[], None]) -> None:
+        """The half after the fork, up to `start`; calls `bound` when clients may connect."""
         app: Any = self  # upstream has no types
         sys.argv = [str(kernel_app.__file__), "-f", connection_file]
         self.argv = sys.argv[1:]
@@ -111,7 +107,6 @@ class WarmApp(kernel_app.KernelApp):
         app.init_code()
         sys.stdout.flush()
         sys.stderr.flush()
-        app.start()
 
     def init_code(self) -> None:
         """Upstream's, less its last step: a set of all module names, whose counts of references fill 2 MB in each kernel."""
