@@ -50,7 +50,7 @@ class Agent:
         self.model = model
         self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
         self.budget = budget
-        self.sampling = replace(sampling, stop=(*sampling.stop, *self.protocol.stop))
+        self.sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *self.protocol.stop))))
         self.bounds, self.max_pixels, self.allow_http, self.provisioner = bounds, max_pixels, allow_http, provisioner
 
     def session(self, images: tuple[object, ...] = ()) -> Session:
@@ -89,7 +89,7 @@ class Agent:
         """A run whose kernel stays for follow-up questions. Close it with `aclose`."""
         session = self.session(images)
         trajectory = Trajectory.start(images=session.images, header=self.header(session))
-        for event in session.events:
+        for event in session.take_events():
             trajectory.add_event(event)
         if save_to is not None:
             trajectory.record_to(save_to, force=force)

@@ -4,8 +4,8 @@
     t.answer; t.steps[0].images; t.save("run.ipynb")
     t.ask("and the date below it?")     # same images, history and live kernel
 
-The kernel of `ask` stays until the trajectory is closed or forgotten; a trajectory without one (loaded from a file, or
-closed) gets a new kernel in which its cells are run again. For many runs at once use `Agent.arun`.
+The kernel of `ask` stays until the trajectory is closed or forgotten; a trajectory without one (loaded from a file,
+closed, or ended by a failure) gets a new kernel in which its cells are run again. For many runs at once use `Agent.arun`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kernel_agent.conversation import Conversation, check_question
 from kernel_agent.errors import InputError
 from kernel_agent.notices import Watch
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Message
+from kernel_agent.types import Budget, Message, Sampling
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
@@ -53,12 +53,12 @@ def ask(
         options: as `Agent` takes them (`protocol`, `budget`, `sampling`, `bounds`, ...).
 
     A run that ends without an answer is returned like any other (`stop_reason` says why). A model that cannot be asked
-    at all, or a kernel that cannot be had, raises; what was done by then is in `save_to` and in `error.trajectory`.
+    at all, a kernel that cannot be had, a full disk and Ctrl-C are raised; the run so far is `error.trajectory`.
     """
     check_question(question)
     agent = Agent(choose_model(model, base_url=base_url, api_key=api_key), **options)
     conversation = agent.converse(images, save_to=save_to, force=force)
-    return run_blocking(_turn(conversation, question, watch))
+    return _turn(conversation, question, watch)
 
 
 def continue_trajectory(
@@ -68,19 +68,31 @@ def continue_trajectory(
     model: str | Model | None = None,
     base_url: str | None = None,
     api_key: str | None = None,
+    save_to: str | Path | None = None,
+    force: bool = False,
     watch: Watch | None = None,
     **options: Any,
 ) -> Trajectory:
-    """Ask on where no kernel lives any more: a new one runs the cells again first. The header's model is the default."""
+    """Ask on in a new kernel that runs the trajectory's cells again first.
+
+    What is not given is as the trajectory was made: model, protocol, budget, sampling, view bounds. With `save_to` it is
+    recorded there from now on, else to where it was recorded before.
+    """
+    check_question(question)
     if model is None and base_url is None:
-        model, base_url = _recorded_model(trajectory.header)
-    options.setdefault("protocol", trajectory.header.get("protocol", "native"))
+        model, base_url = _recorded_model(trajectory.model)
+    options = {**_recorded_options(trajectory.header), **options}
     agent = Agent(choose_model(model, base_url=base_url, api_key=api_key), **options)
-    return run_blocking(_resume(agent, trajectory, question, watch))
+    trajectory.close()
+    if save_to is not None:
+        trajectory.record_to(save_to, force=force)
+    else:
+        trajectory.reopen()
+    return _turn(_conversation(agent, trajectory), question, watch)
 
 
-async def _resume(agent: Agent, trajectory: Trajectory, question: str, watch: Watch | None) -> Trajectory:
-    session = agent.session()
+def _conversation(agent: Agent, trajectory: Trajectory) -> Conversation:
+    """The trajectory's conversation as the model knows it, with a session that has yet to get its state."""
     sent: list[Message] = [message for step in trajectory.steps for message in step.new_messages]
     new: list[Message] = []
     if trajectory.steps:
@@ -88,47 +100,49 @@ async def _resume(agent: Agent, trajectory: Trajectory, question: str, watch: Wa
         new.append(agent.protocol.reply(last.completion))
         if last.observation is not None:
             new += agent.protocol.observe(last.completion, last.observation.content)
-    conversation = Conversation(agent.model, agent.protocol, agent.sampling, session, trajectory, sent, new)
-    try:
-        cells = [step.cell for step in trajectory.steps if step.cell is not None]
-        await session.aresume(trajectory.images, cells)
-    except BaseException:
-        await session.aclose()
-        raise
-    for event in session.events:
-        trajectory.add_event(event)
-    return await _turn(conversation, question, watch)
+    session = agent.session()
+    session.resume_from(trajectory.images, [step.cell for step in trajectory.steps if step.cell is not None])
+    return Conversation(agent.model, agent.protocol, agent.sampling, session, trajectory, sent, new)
 
 
-async def _turn(conversation: Conversation, question: str, watch: Watch | None) -> Trajectory:
-    """One turn; the notebook is whole afterwards and the kernel stays with the trajectory."""
-    trajectory = conversation.trajectory
+def _turn(conversation: Conversation, question: str, watch: Watch | None) -> Trajectory:
+    """One turn; the notebook is whole afterwards and the trajectory can be asked on, whatever happened.
+
+    The kernel stays unless the turn failed; then the next question starts one and runs the cells again.
+    """
+    trajectory, session = conversation.trajectory, conversation.session
     try:
-        await conversation.ask(question, watch=watch)
+        try:
+            run_blocking(conversation.ask(question, watch=watch))
+        finally:
+            trajectory.seal()
+        if trajectory.failure is not None:
+            raise trajectory.failure
     except BaseException as error:
-        await conversation.session.aclose()
-        if isinstance(error, Exception):
-            error.trajectory = trajectory  # type: ignore[attr-defined]
+        run_blocking(session.aclose())
+        error.trajectory = trajectory  # type: ignore[attr-defined]
         raise
     finally:
-        trajectory.close()
-    if trajectory.failure is not None:
-        await conversation.session.aclose()
-        trajectory.failure.trajectory = trajectory  # type: ignore[attr-defined,unused-ignore]
-        raise trajectory.failure
-    if trajectory._continue is None:
-        weakref.finalize(trajectory, _stop, conversation.session)
-
-    def go_on(trajectory: Trajectory, question: str) -> Trajectory:
-        trajectory.reopen()
-        return run_blocking(_turn(conversation, question, None))
-
-    trajectory._continue = go_on
+        _keep(trajectory, conversation)
     return trajectory
 
 
+def _keep(trajectory: Trajectory, conversation: Conversation) -> None:
+    """Let the trajectory go on in this conversation, and stop its kernel once it is closed or forgotten."""
+    attach = conversation.detached()  # holds no reference to the trajectory: forgetting it stops the kernel
+
+    def go_on(trajectory: Trajectory, question: str, *, watch: Watch | None = None) -> Trajectory:
+        check_question(question)
+        trajectory.reopen()
+        return _turn(attach(trajectory), question, watch)
+
+    trajectory._continue = go_on
+    if trajectory._stop_kernel is None:
+        trajectory._stop_kernel = weakref.finalize(trajectory, _stop, conversation.session)
+
+
 def _stop(session: Session) -> None:
-    """Stop a forgotten trajectory's kernel; waits only where it may (not on the loop's own thread)."""
+    """Stop the kernel of a closed or forgotten trajectory; waits only where it may (not on the loop's own thread)."""
     loop = background_loop()
     future = asyncio.run_coroutine_threadsafe(session.aclose(), loop)
     with contextlib.suppress(RuntimeError):
@@ -151,14 +165,28 @@ def choose_model(model: str | Model | None, *, base_url: str | None = None, api_
     return models.TransformersModel(model)
 
 
-def _recorded_model(header: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """(model, base_url) to use again, from a trajectory's header."""
-    model = header.get("model", {})
+def _recorded_model(model: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """(model, base_url) to use again, from a trajectory's description of its model."""
     kind, name = model.get("kind"), model.get("model")
     if kind == "openai":
         return name, model.get("base_url")
     if kind == "transformers":
         return ("embedded" if model.get("embedded") else name), None
     raise InputError(
-        f"This run was made with a model of kind {kind!r}: say which model goes on (`model=`, `base_url=`)."
+        f"This run was made with a model of kind {kind!r}, which cannot be had again by itself: say which model goes on, "
+        "with `model` or `base_url` (--model, --base-url)."
     )
+
+
+def _recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent's options a trajectory was made with."""
+    from kernel_agent.session.images import ViewBounds
+
+    options: dict[str, Any] = {key: header[key] for key in ("protocol", "max_pixels", "provisioner") if key in header}
+    if "budget" in header:
+        options["budget"] = Budget(**header["budget"])
+    if "sampling" in header:
+        options["sampling"] = Sampling(**{**header["sampling"], "stop": tuple(header["sampling"].get("stop", ()))})
+    if "view_bounds" in header:
+        options["bounds"] = ViewBounds(**header["view_bounds"])
+    return options

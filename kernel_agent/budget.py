@@ -11,10 +11,11 @@ from kernel_agent.types import Budget, CellResult, Completion, ImagePart, Json, 
 class Spending:
     """What a turn has used of its budget. A limit that leaves room for one more message asks for the answer first."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, *, images: int = 0) -> None:
         self.budget = budget
         self.deadline = asyncio.get_running_loop().time() + budget.seconds
-        self.steps = self.tokens = self.pixels = self.images = self.malformed = 0
+        self.images = images  # made by the run so far, earlier turns included
+        self.steps = self.tokens = self.pixels = self.malformed = 0
         self.refused = False
         self.over: StopReason | None = None  # the model was told that its next message is the last
 

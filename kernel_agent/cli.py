@@ -5,8 +5,10 @@ Exit codes: 0 answered, 1 an error that was named, 2 wrong usage, 3 ended withou
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -41,6 +43,7 @@ Without --base-url or --model the small embedded model answers: it reads one sho
 
 @app.command(help=ASK_HELP)
 def ask(
+    context: typer.Context,
     question: Annotated[str, typer.Argument(help="What to find out.")],
     images: Annotated[
         list[str] | None, typer.Argument(help="Image files, data: URIs, or http(s) URLs with --allow-http.")
@@ -81,101 +84,131 @@ def ask(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the answer.")] = False,
 ) -> None:
     """Run one question to its answer."""
-    from kernel_agent import api
-    from kernel_agent.errors import CodeVisionError
-    from kernel_agent.progress import Progress
-    from kernel_agent.trajectory import Trajectory
-    from kernel_agent.types import Budget, Sampling
-
     started = time.perf_counter()
-    options: dict[str, Any] = {
-        "budget": Budget(steps=steps, seconds=seconds, cell_seconds=cell_seconds),
-        "sampling": Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens),
-        "max_pixels": max_pixels,
-        "allow_http": allow_http,
-        "model": model,
-        "base_url": base_url,
-        "api_key": os.environ.get("CODEVISION_API_KEY") or None,
-        "watch": None if as_json or quiet else Progress(),
-    }
-    if protocol is not None:
-        options["protocol"] = protocol
     path = continue_from if continue_from and output is None else output or _default_path()
     trajectory: Trajectory | None = None
     try:
-        if view_pixels is not None:
-            from kernel_agent.session.images import ViewBounds
+        from kernel_agent import api
+        from kernel_agent.errors import CodeVisionError
+        from kernel_agent.progress import Progress
+        from kernel_agent.trajectory import Trajectory
 
-            options["bounds"] = ViewBounds(max_pixels=view_pixels)
+        given = {
+            "base_url": base_url,
+            "model": model,
+            "protocol": protocol,
+            "api_key": os.environ.get("CODEVISION_API_KEY") or None,
+            "watch": None if as_json or quiet else Progress(),
+            **_limits(context, view_pixels),
+        }
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if continue_from is None:
             if not images:
                 _usage('Give at least one image, e.g.: codevision ask "What is written here?" photo.jpg')
+            options["allow_http"] = allow_http
             trajectory = api.ask(question, *images, save_to=path, force=force, **options)
         else:
             if images:
                 _usage("--continue goes on with the notebook's own images: leave the image arguments out.")
-            trajectory = Trajectory.load(continue_from)
-            trajectory.record_to(path, force=force or path == continue_from)
-            trajectory = api.continue_trajectory(trajectory, question, **options)
+            force = force or path == continue_from
+            loaded = Trajectory.load(continue_from)
+            trajectory = api.continue_trajectory(loaded, question, save_to=path, force=force, **options)
         if self_contained:
             from kernel_agent.trajectory.export import write_self_contained
 
             write_self_contained(trajectory, path)
-    except KeyboardInterrupt:
-        _fail("interrupted", f"Interrupted. What was done is in {path}.", path, started, as_json, code=130)
+    except KeyboardInterrupt as interrupt:
+        _fail(interrupt, "Interrupted.", started, as_json, code=130)
     except (CodeVisionError, ValueError, OSError) as error:
-        kept: Trajectory | None = getattr(error, "trajectory", None)
-        _fail(type(error).__name__, str(error), path if kept is not None else None, started, as_json, trajectory=kept)
-    _report(trajectory, path, started, as_json=as_json, quiet=quiet)
+        _fail(error, str(error), started, as_json)
+    _report(trajectory, started, as_json=as_json, quiet=quiet)
 
 
-def _report(trajectory: Trajectory, path: Path, started: float, *, as_json: bool, quiet: bool) -> None:
+def _limits(context: typer.Context, view_pixels: int | None) -> dict[str, Any]:
+    """Budget, sampling and bounds as far as the user gave any of their options; the rest is left to the package."""
+    from kernel_agent.session.images import ViewBounds
+    from kernel_agent.types import Budget, Sampling
+
+    def chosen(*names: str) -> dict[str, Any]:
+        sources = {name: context.get_parameter_source(name) for name in names}
+        return {n: context.params[n] for n, source in sources.items() if source and source.name != "DEFAULT"}
+
+    limits: dict[str, Any] = chosen("max_pixels")
+    if budget := chosen("steps", "seconds", "cell_seconds"):
+        limits["budget"] = Budget(**budget)
+    if sampling := chosen("temperature", "seed", "max_tokens"):
+        limits["sampling"] = Sampling(**sampling)
+    if view_pixels is not None:
+        limits["bounds"] = ViewBounds(max_pixels=view_pixels)
+    return limits
+
+
+def _report(trajectory: Trajectory, started: float, *, as_json: bool, quiet: bool) -> None:
     answered = trajectory.answer is not None
     if as_json:
-        print(json.dumps(_summary(trajectory, path, started), ensure_ascii=False))
+        print(json.dumps(_summary(trajectory, started), ensure_ascii=False))
     else:
         if answered:
-            print(trajectory.answer)
+            print(_safe(str(trajectory.answer)))
         else:
             print(f"No answer: the run ended by {trajectory.stop_reason}.", file=sys.stderr)
         if not quiet:
-            print(f"Notebook: {path}", file=sys.stderr)
+            print(f"Notebook: {_shown(trajectory.path)}", file=sys.stderr)
     if not answered:
         raise typer.Exit(3)
 
 
-def _summary(trajectory: Trajectory, path: Path | None, started: float) -> dict[str, Any]:
-    usage = trajectory.usage
-    return {
-        "answer": trajectory.answer,
-        "notebook": str(path) if path else None,
-        "steps": len(trajectory.steps),
-        "stop_reason": str(trajectory.stop_reason) if trajectory.stop_reason else None,
-        "isolation": trajectory.isolation,
+def _safe(text: str) -> str:
+    """What a model wrote, without codes that would steer the terminal."""
+    from kernel_agent.session.outputs import clean_text
+
+    return clean_text(text)
+
+
+def _shown(path: Path | None) -> str | None:
+    """A path as the user would write it here."""
+    if path is None:
+        return None
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _summary(trajectory: Trajectory | None, started: float) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "answer": None,
+        "notebook": None,
+        "steps": 0,
+        "stop_reason": None,
+        "isolation": "not started",
         "seconds": round(time.perf_counter() - started, 3),
-        "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0},
     }
+    if trajectory is not None:
+        usage = trajectory.usage
+        summary |= {
+            "answer": trajectory.answer,
+            "notebook": _shown(trajectory.path),
+            "steps": len(trajectory.steps),
+            "stop_reason": str(trajectory.stop_reason) if trajectory.stop_reason else None,
+            "isolation": trajectory.isolation,
+            "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+        }
+    return summary
 
 
-def _fail(
-    kind: str,
-    message: str,
-    path: Path | None,
-    started: float,
-    as_json: bool,
-    *,
-    code: int = 1,
-    trajectory: Trajectory | None = None,
-) -> NoReturn:
+def _fail(error: BaseException, message: str, started: float, as_json: bool, *, code: int = 1) -> NoReturn:
+    """Say what went wrong and where the work done by then is."""
+    trajectory: Trajectory | None = getattr(error, "trajectory", None)
     if as_json:
-        summary: dict[str, Any] = {"answer": None, "notebook": str(path) if path else None}
-        if trajectory is not None:
-            summary = _summary(trajectory, path, started)
-        print(json.dumps({**summary, "error": {"type": kind, "message": message}}, ensure_ascii=False))
+        told = {"type": type(error).__name__, "message": message}
+        print(json.dumps({**_summary(trajectory, started), "error": told}, ensure_ascii=False))
     else:
-        print(f"codevision: {message}", file=sys.stderr)
-        if trajectory is not None and path is not None:
-            print(f"What was done by then is in {path}.", file=sys.stderr)
+        print(f"codevision: {_safe(message)}", file=sys.stderr)
+        if trajectory is not None and trajectory.path is not None:
+            path = _shown(trajectory.path)
+            if trajectory.path.with_suffix(".codevision").exists():
+                print(f"What was done by then comes back with: codevision recover {path}", file=sys.stderr)
+            else:
+                print(f"What was done by then is in {path}.", file=sys.stderr)
     raise typer.Exit(code)
 
 
@@ -184,12 +217,7 @@ def _usage(message: str) -> NoReturn:
 
 
 def _default_path() -> Path:
-    stem = time.strftime("codevision-%Y%m%d-%H%M%S")
-    path, number = Path(f"{stem}.ipynb"), 1
-    while path.exists():
-        number += 1
-        path = Path(f"{stem}-{number}.ipynb")
-    return path
+    return Path(f"{time.strftime('codevision-%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}.ipynb")
 
 
 @app.command(
@@ -291,7 +319,11 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point of the `codevision` command."""
+    """Entry point of the `codevision` command. SIGTERM ends a run as Ctrl-C does: notebook whole, no process left."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -62,8 +62,10 @@ class Conversation:
     async def ask(self, question: str, *, watch: Watch | None = None) -> Trajectory:
         """Ask, and run steps until an answer or a limit. Model and kernel failures end the turn; a cancel is raised."""
         check_question(question)
-        trajectory, spent = self.trajectory, Spending(self.session.budget)
-        first = not trajectory.turns
+        trajectory = self.trajectory
+        made = sum(image.origin != "input" for image in self.session.images)
+        spent = Spending(self.session.budget, images=made)
+        first = not self._sent and not self._new  # a turn before may have ended without a request
         trajectory.begin_turn(question)
         trajectory.failure = None
         if first:
@@ -95,6 +97,8 @@ class Conversation:
 
     async def _start(self) -> None:
         await self.session.astart()
+        for event in self.session.take_events():
+            self.trajectory.add_event(event)
         isolation = self.session.isolation
         if self.trajectory.isolation != isolation:
             self.trajectory.add_event(_event("kernel_started", isolation=isolation))
@@ -111,8 +115,8 @@ class Conversation:
         request = Request(messages=(*self._sent, *new_messages), tools=protocol.tools, sampling=sampling)
         completion = await self.model.complete(request, on_text=lambda text: watch(TextWritten(step=index, text=text)))
         spent.add(completion)
-        if index == 0 and (described := dict(self.model.describe())) != self.trajectory.header.get("model"):
-            self.trajectory.add_event(_event("model_described", **described))  # what the server told meanwhile
+        if spent.steps == 1 and (described := dict(self.model.describe())) != self.trajectory.model:
+            self.trajectory.add_event(Event(kind="model_described", time=time.time(), data=described))
         self._sent, self._new = list(request.messages), [protocol.reply(completion)]
         parsed = protocol.parse(completion, images=len(self.session.images))
         action = parsed.action
@@ -158,6 +162,12 @@ class Conversation:
             self.trajectory.add_step(step)
             watch(StepDone(step=step))
         return reason, action.text if isinstance(action, Answer) else None
+
+    def detached(self) -> Callable[[Trajectory], Conversation]:
+        """How to take this conversation up again with its trajectory, without holding on to that."""
+        parts = (self.model, self.protocol, self.sampling, self.session)
+        sent, new = tuple(self._sent), tuple(self._new)
+        return lambda trajectory: Conversation(*parts, trajectory, sent, new)
 
     async def aclose(self) -> None:
         """Stop the kernel and finish the notebook."""

@@ -11,6 +11,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from kernel_agent.notices import ActionRead, Notice, StepDone, TextWritten
+from kernel_agent.session.outputs import clean_text
 from kernel_agent.types import Answer, ErrorOutput, KernelImage, Malformed, RunCode, Step, StreamOutput, TextOutput
 
 THUMBNAIL = (36, 12)
@@ -48,12 +49,12 @@ class Progress:
     def _action(self, notice: ActionRead) -> None:
         self._stop()
         if notice.thought:
-            self.console.print(Text(notice.thought, style="italic dim"))
+            self.console.print(Text(clean_text(notice.thought), style="italic dim"))
         if isinstance(notice.action, RunCode):
             title = f"step {notice.step + 1}"
             if notice.action.description:
-                title += f": {escape(notice.action.description)}"
-            code = Syntax(notice.action.code, "python", word_wrap=True, background_color="default")
+                title += f": {escape(clean_text(notice.action.description))}"
+            code = Syntax(clean_text(notice.action.code), "python", word_wrap=True, background_color="default")
             self.console.print(Panel(code, title=title, title_align="left", border_style="cyan"))
         elif isinstance(notice.action, Malformed):
             self.console.print(Text(f"step {notice.step + 1}: {notice.action.problem}", style="yellow"))

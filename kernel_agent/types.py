@@ -385,14 +385,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Limits of one turn (a question and its steps). Each cut is logged in the trajectory.
+    """Limits of one turn (a question and its steps); `images` of the whole run. Each cut is logged in the trajectory.
 
     Attributes:
         steps: model calls.
         seconds: wall time of the turn.
         cell_seconds: wall time of one cell before it is interrupted.
         tokens: completion tokens over all steps.
-        images: images made by the run.
+        images: images made by the run, over all its turns.
         pixels: pixels shown to the model over all steps (views, not originals).
         output_chars: characters of one cell's text output kept for model and notebook (head and tail).
         malformed: malformed messages in a row before the turn ends.

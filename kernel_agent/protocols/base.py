@@ -52,22 +52,33 @@ class Protocol(Interface):
 
 _OPEN = re.compile(r"<think(?:ing)?>")
 _CLOSE = re.compile(r"</think(?:ing)?>")
-_THOUGHT = re.compile(r"<think(?:ing)?>(.*?)</think(?:ing)?>", re.DOTALL)
+_THOUGHT = r"<think(?:ing)?>(.*?)</think(?:ing)?>"
 
 
-def split_thought(text: str) -> tuple[str, str]:
-    """(thought, rest). A `</think>` that nothing opened closes one that the template opened in the prompt.
+def read_message(text: str, action: str = r"(?!)") -> tuple[str, list[str], str]:
+    """(thought, actions, rest) of a message read from left to right.
 
-    A `<think>` that is never closed hides nothing: its tag is dropped and what follows is part of the rest.
+    `action` is a regular expression with one group. Whichever of thought and action begins first holds what stands in
+    it: tags inside code are code, a call inside a thought is thought. A `</think>` that nothing opened closes one that
+    the template opened in the prompt; a `<think>` that is never closed hides nothing.
     """
     thoughts: list[str] = []
-    close, opened = _CLOSE.search(text), _OPEN.search(text)
-    if close and (opened is None or close.start() < opened.start()):
+    actions: list[str] = []
+    whole = re.compile(rf"{_THOUGHT}|(?:{action})", re.DOTALL | re.MULTILINE)
+    close, first = _CLOSE.search(text), whole.search(text)
+    if close and (first is None or close.start() < first.start()):
         thoughts.append(text[: close.start()])
         text = text[close.end() :]
-    thoughts += _THOUGHT.findall(text)
-    rest = _CLOSE.sub("", _OPEN.sub("", _THOUGHT.sub("", text)))
-    return "\n".join(thought.strip() for thought in thoughts), rest
+
+    def take(match: re.Match[str]) -> str:
+        if match[1] is not None:
+            thoughts.append(match[1])
+        else:
+            actions.append(match[match.lastindex or 0])
+        return ""
+
+    rest = _CLOSE.sub("", _OPEN.sub("", whole.sub(take, text)))
+    return "\n".join(thought.strip() for thought in thoughts), actions, rest
 
 
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
@@ -84,11 +95,9 @@ def boxed(text: str) -> str:
     return match[1].strip() if match else text
 
 
-def without_actions(text: str, *patterns: re.Pattern[str]) -> str:
-    """The text with answers and the given patterns cut out: what is left is thought."""
-    for pattern in (_ANSWER, *patterns):
-        text = pattern.sub("", text)
-    return text.strip()
+def join_thought(thought: str, rest: str) -> str:
+    """The thought and what else was said, answers left out."""
+    return "\n".join(filter(None, [thought, _ANSWER.sub("", rest).strip()]))
 
 
 def cut_short(completion: Completion, remedy: str) -> Malformed | None:

@@ -15,17 +15,15 @@ from kernel_agent.protocols.base import (
     boxed,
     cut_short,
     find_answers,
-    split_thought,
+    join_thought,
+    read_message,
     text_reply,
-    without_actions,
     wrapped,
 )
 from kernel_agent.types import Action, Answer, Completion, Json, Malformed, Message, Names, Part, RunCode
 
-_TAG = re.compile(r"<code>(.*?)(?:</code>|\Z)", re.DOTALL)
-_FENCE = re.compile(
-    r"^[ \t]*```[ \t]*(?:python|py|Python)?[ \t]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
-)
+_TAG = r"<code>(.*?)(?:</code>|\Z)"
+_FENCE = r"^[ \t]*```[ \t]*(?:python|py|Python)?[ \t]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)"
 
 
 def _action(blocks: Sequence[str], answers: Sequence[str], remedy: str) -> Action:
@@ -39,6 +37,11 @@ def _action(blocks: Sequence[str], answers: Sequence[str], remedy: str) -> Actio
     if answers and answers[-1]:
         return Answer(text=boxed(answers[-1]))
     return Malformed(problem="the message holds neither code nor an answer.", remedy=remedy)
+
+
+def _unfenced(block: str) -> str:
+    fenced = re.search(_FENCE, block, re.DOTALL | re.MULTILINE)
+    return fenced[1] if fenced else block
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,11 @@ class CodeTags:
 
     def parse(self, completion: Completion, *, images: int) -> Parsed:
         """One `<code>` block or one answer outside the thought."""
-        thought, rest = split_thought(completion.text)
-        blocks = [fenced[0] if (fenced := _FENCE.findall(block)) else block for block in _TAG.findall(rest)]
+        thought, tags, rest = read_message(completion.text, _TAG)
+        blocks = [_unfenced(block) for block in tags]
         remedy = "Write <code> with Python in it </code>, or <answer>...</answer>."
-        action = cut_short(completion, remedy) or _action(blocks, find_answers(_TAG.sub("", rest)), remedy)
-        return Parsed(thought="\n".join(filter(None, [thought, without_actions(rest, _TAG)])), action=action)
+        action = cut_short(completion, remedy) or _action(blocks, find_answers(rest), remedy)
+        return Parsed(thought=join_thought(thought, rest), action=action)
 
     def reply(self, completion: Completion) -> Message:
         """As written, with the closing tag that the server cut off as a stop string."""
@@ -91,12 +94,10 @@ class Fenced:
 
     def parse(self, completion: Completion, *, images: int) -> Parsed:
         """One fenced block or one `<answer>` outside the thought."""
-        thought, rest = split_thought(completion.text)
+        thought, blocks, rest = read_message(completion.text, _FENCE)
         remedy = "Write one ```python block, or <answer>...</answer>."
-        action = cut_short(completion, remedy) or _action(
-            _FENCE.findall(rest), find_answers(_FENCE.sub("", rest)), remedy
-        )
-        return Parsed(thought="\n".join(filter(None, [thought, without_actions(rest, _FENCE)])), action=action)
+        action = cut_short(completion, remedy) or _action(blocks, find_answers(rest), remedy)
+        return Parsed(thought=join_thought(thought, rest), action=action)
 
     def reply(self, completion: Completion) -> Message:
         """As written."""

@@ -7,7 +7,6 @@ is not dropped in silence: both come back with the remedy.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,14 +15,14 @@ from kernel_agent.protocols.base import (
     Parsed,
     cut_short,
     find_answers,
-    split_thought,
+    join_thought,
+    read_message,
     text_reply,
-    without_actions,
     wrapped,
 )
 from kernel_agent.types import Action, Answer, Completion, Json, Malformed, Message, Names, Part, RunCode
 
-_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+_CALL = r"<tool_call>(.*?)(?:</tool_call>|\Z)"
 _SHAPE = (
     'Write <tool_call>{"name": "code_image_tool", "arguments": {"code": "...", "description": "...", "image_index": 0}}'
     "</tool_call> with the code as one JSON string, or <answer>...</answer>."
@@ -80,10 +79,9 @@ class Native:
 
     def parse(self, completion: Completion, *, images: int) -> Parsed:
         """One call or one answer outside the thought; anything else is malformed."""
-        thought, rest = split_thought(completion.text)
-        calls, answers = _CALL.findall(rest), find_answers(rest)
-        thought = "\n".join(filter(None, [thought, without_actions(rest, _CALL)]))
-        return Parsed(thought=thought, action=cut_short(completion, _SHAPE) or self._action(calls, answers, images))
+        thought, calls, rest = read_message(completion.text, _CALL)
+        action = cut_short(completion, _SHAPE) or self._action(calls, find_answers(rest), images)
+        return Parsed(thought=join_thought(thought, rest), action=action)
 
     def _action(self, calls: Sequence[str], answers: Sequence[str], images: int) -> Action:
         if len(calls) > 1:

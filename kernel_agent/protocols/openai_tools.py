@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kernel_agent import prompts
-from kernel_agent.protocols.base import Parsed, cut_short, find_answers, split_thought
+from kernel_agent.protocols.base import Parsed, cut_short, find_answers, read_message
 from kernel_agent.protocols.native import read_call
 from kernel_agent.types import Action, Answer, Completion, Json, Malformed, Message, Names, Part, TextPart
 
@@ -28,7 +28,7 @@ class OpenAITools:
 
     def parse(self, completion: Completion, *, images: int) -> Parsed:
         """One tool call, or text that answers."""
-        thought, rest = split_thought(completion.text)
+        thought, _, rest = read_message(completion.text)
         action = self._action(completion, rest, images)
         return Parsed(thought=thought if isinstance(action, Answer) else (thought or rest.strip()), action=action)
 

@@ -19,6 +19,7 @@ def cell_source(code: str, image_index: int | None = None) -> str:
     A variable `result` (or `output`) assigned at top level and not shown by the code itself becomes the last expression.
     A Markdown fence around the whole code is taken off.
     """
+    code = code.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent, stored or compiled
     fenced = _FENCE.match(code)
     code = (fenced[1] if fenced else code).strip("\n").rstrip()
     shown = _result_to_show(code)

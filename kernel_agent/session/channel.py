@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sys
 import uuid
@@ -86,17 +87,12 @@ class _Pending:
             self.done.set_result(self.reply)
 
 
-_contexts: dict[int, zmq.asyncio.Context] = {}
-
-
+@functools.cache
 def _context() -> zmq.asyncio.Context:
-    """One ZMQ context an event loop (its sockets belong to that loop), with no limit on queued messages."""
-    key = id(asyncio.get_running_loop())
-    if key not in _contexts:
-        context = zmq.asyncio.Context()
-        context.setsockopt(zmq.RCVHWM, 0)
-        _contexts[key] = context
-    return _contexts[key]
+    """The process's ZMQ context, with no limit on queued messages. Each socket belongs to the loop it is made in."""
+    context = zmq.asyncio.Context()
+    context.setsockopt(zmq.RCVHWM, 0)
+    return context
 
 
 class KernelChannel:
@@ -123,32 +119,36 @@ class KernelChannel:
 
         Raises KernelError when it does not answer within `seconds`.
         """
-        work = self.folder / "work"
-        work.mkdir(exist_ok=True)
-        try:
-            await self._manager.start_kernel(
-                cwd=str(work), env=kernel_environment(self.folder), stdout=self._log(), stderr=self._log()
-            )
-        except Exception as error:
-            raise KernelError(f"The kernel process could not be started: {error}. Run `codevision doctor`.") from error
-        client = self._manager.client()
-        client.start_channels(stdin=False, hb=False)
-        self._client = client
-        for channel in (client.iopub_channel, client.shell_channel, client.control_channel):
-            self._tasks.append(asyncio.create_task(self._read(channel)))
-        self._tasks.append(asyncio.create_task(self._watch()))
         try:
             async with asyncio.timeout(seconds):
-                await self._handshake()
+                await self._start()
         except (TimeoutError, KernelDied) as error:
             await self.stop()
             raise KernelError(
                 f"The kernel did not answer within {seconds:.0f} s. Its last words: {self._last_words()!r}. "
                 "Run `codevision doctor` to see what this machine lacks."
             ) from error
+        except BaseException:  # a cancel among them: no process, task or socket stays
+            await self.stop()
+            raise
 
-    def _log(self) -> Any:
-        return (self.folder / "kernel.log").open("ab")
+    async def _start(self) -> None:
+        work = self.folder / "work"
+        work.mkdir(exist_ok=True)
+        try:
+            with (self.folder / "kernel.log").open("ab") as log:
+                await self._manager.start_kernel(
+                    cwd=str(work), env=kernel_environment(self.folder), stdout=log, stderr=log
+                )
+        except Exception as error:
+            raise KernelError(f"The kernel process could not be started: {error}. Run `codevision doctor`.") from error
+        client = self._manager.client(context=_context())
+        client.start_channels(stdin=False, hb=False)
+        self._client = client
+        for channel in (client.iopub_channel, client.shell_channel, client.control_channel):
+            self._tasks.append(asyncio.create_task(self._read(channel)))
+        self._tasks.append(asyncio.create_task(self._watch()))
+        await self._handshake()
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):
@@ -168,6 +168,11 @@ class KernelChannel:
     def pid(self) -> int | None:
         """Process id of the kernel, where it has one."""
         return getattr(self._manager.provisioner, "pid", None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process was there when last looked at."""
+        return bool(self._tasks) and not self._tasks[-1].done()
 
     @property
     def isolation(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -164,7 +165,9 @@ def _pillow_limits(name: str, max_pixels: int) -> Iterator[None]:
         try:
             yield
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as problem:
-            raise ImageError(f"{name}: {problem}; the limit is {max_pixels:,} pixels. {REMEDY}") from None
+            size = re.search(r"\((\d+) pixels\)", str(problem))
+            many = f"{int(size[1]):,} pixels" if size else "more pixels than that"
+            raise ImageError(f"{name}: {many}; the limit is {max_pixels:,} pixels. {REMEDY}") from None
         finally:
             Image.MAX_IMAGE_PIXELS = before
 

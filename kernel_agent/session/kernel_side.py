@@ -119,7 +119,7 @@ class Kernel:
 
     def after_cell(self, result: Any) -> None:
         """Show saved files, write the kept tails of long output, tell the host what was left out."""
-        self.depth -= 1
+        self.depth = max(0, self.depth - 1)  # the cell that set us up began without us
         if self.depth:
             return
         from IPython.display import display

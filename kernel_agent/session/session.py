@@ -148,28 +148,39 @@ class Session:
         return self
 
     async def _start(self) -> KernelChannel:
-        if self._channel is not None:
+        """The running kernel; a new one with the images and the state of all cells so far where none runs."""
+        if self._channel is not None and self._channel.alive:
             return self._channel
+        await self._drop()  # it died between cells
         if self._folder is None:
             self._folder = _short_folder()
         channel = KernelChannel(self._folder, provisioner=self.provisioner)
         await channel.start()
         self._channel = channel
         inputs = [image.index for image in self.images if image.origin == "input"]
-        config = {
-            "pattern": self.names.pattern,
-            "first": self.names.first,
-            "saved_files": self.names.saved_files,
-            "max_images": len(self.images) + self.budget.images,
-            "max_pixels": self.max_pixels,
-            "output_chars": self.budget.output_chars,
-        }
         try:
-            await self._call("start", inputs, **config)
-        except BaseException:
-            await self.aclose()
+            await self._call(
+                "start",
+                inputs,
+                pattern=self.names.pattern,
+                first=self.names.first,
+                saved_files=self.names.saved_files,
+                max_images=max(len(inputs) + self.budget.images, len(self.images)),
+                max_pixels=self.max_pixels,
+                output_chars=self.budget.output_chars,
+            )
+            if self.cells:
+                await self._replay()
+        except BaseException:  # half a state is worse than none: the next start begins anew
+            await self._drop()
             raise
         return channel
+
+    async def _drop(self) -> None:
+        """Stop the kernel; cells and images stay, so that the next start brings it back."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.stop()
 
     async def _call(self, function: str, images: Sequence[int], **config: Any) -> None:
         """Run a function of `kernel_side` with the given images handed over as raw pixels in files."""
@@ -195,10 +206,8 @@ class Session:
             raise KernelError(f"The kernel could not be set up: {reply['content'].get('evalue')}.")
 
     async def aclose(self) -> None:
-        """Stop the kernel and remove its folder. Safe to call twice."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.stop()
+        """Stop the kernel and remove its folder. Safe to call twice; a cell run later starts it again with its state."""
+        await self._drop()
         folder, self._folder = self._folder, None
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -256,14 +265,18 @@ class Session:
         except (TimeoutError, asyncio.CancelledError) as stop:
             cancelled = isinstance(stop, asyncio.CancelledError)
             collector.event("interrupted", why="cancelled" if cancelled else "timeout", after=round(seconds, 3))
-            status = await self._stop_cell(channel, running, collector)
+            stopping = asyncio.ensure_future(self._stop_cell(channel, running, collector))
+            cancelled = await _through_cancels(stopping) or cancelled
+            status = stopping.result()
         except KernelDied as died:
             collector.event("kernel_died", reason=str(died))
             status = Status.KILLED
         self.images += collector.images
         try:
             if status is Status.KILLED:
-                await self._recover(collector)
+                await self._drop()
+                if not cancelled:  # else nobody waits: the next start brings the state back
+                    await self._recover(collector)
         finally:
             cell = CellResult(
                 source=source,
@@ -305,61 +318,69 @@ class Session:
 
     # ------------------------------------------------------------------ recovery and replay
 
-    async def aresume(self, images: Sequence[KernelImage], cells: Sequence[CellResult]) -> None:
-        """Bring a new session to the state that `cells` left: for a follow-up after the kernel is gone.
+    def resume_from(self, images: Sequence[KernelImage], cells: Sequence[CellResult]) -> None:
+        """Take over what another session held and ran; the start runs the cells again. Only before a start.
 
-        Raises KernelError where a cell cannot be run again.
+        The start then raises KernelError where a cell cannot be run again.
         """
-        async with self._lock:
-            self.images, self.cells = list(images), list(cells)
-            collector = OutputCollector(next_index=0, limit=1, take_image=self._take_output)
-            await self._start()
-            await self._replay(collector)
-            self.events += collector.events
+        if self._channel is not None:
+            raise KernelError("A session takes over another's state only before it is started.")
+        self.images, self.cells = list(images), list(cells)
+
+    def take_events(self) -> list[Event]:
+        """What happened outside cells since the last call: notes on inputs, replays at a start."""
+        events, self.events = self.events, []
+        return events
 
     async def _recover(self, collector: OutputCollector) -> None:
-        """Kill, start anew, run the good cells again; each an event of the cell."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.stop()
+        """Start anew with the state from before this cell, then give back the pictures this cell has shown."""
+        known = len(self.events)
         await self._start()
         collector.event("kernel_restarted")
-        await self._replay(collector)
+        collector.events += self.events[known:]
+        del self.events[known:]  # they belong to the cell
         if collector.images:
             await self._call("restore", [image.index for image in collector.images])
 
-    async def _replay(self, log: OutputCollector) -> None:
+    async def _replay(self) -> None:
         """Run again every cell that ended by itself; give back the images of those that did not."""
         assert self._channel is not None
         count = sum(image.origin == "input" for image in self.images)
         for number, cell in enumerate(self.cells):
-            if cell.status not in (Status.OK, Status.ERROR):
-                if cell.images:
-                    await self._call("restore", [image.index for image in cell.images])
-                count += len(cell.images)
-                continue
+            made = [image.index for image in cell.images]
             again = OutputCollector(next_index=count, limit=self.budget.output_chars, take_image=self._take_output)
-            try:
-                async with asyncio.timeout(10 + 3 * cell.seconds):
-                    await self._channel.execute(cell.source, again)
-            except (TimeoutError, KernelDied) as error:
-                await self.aclose()
-                raise KernelError(
-                    f"The kernel's state could not be brought back: cell {number} did not run again "
-                    f"({error or 'timeout'}). Start a new session from the images."
-                ) from error
-            differing = [
-                old.name
-                for old, new in zip(cell.images, again.images, strict=False)
-                if old.pixel_sha256 != new.pixel_sha256
-            ]
-            if differing or len(again.images) != len(cell.images):
-                log.event("replay_differs", cell=number, images=differing, count=len(again.images))
-            missing = [image.index for image in cell.images[len(again.images) :]]
+            if cell.status in (Status.OK, Status.ERROR):
+                try:
+                    async with asyncio.timeout(10 + 3 * cell.seconds):
+                        await self._channel.execute(cell.source, again)
+                except (TimeoutError, KernelDied) as error:
+                    raise KernelError(
+                        f"The kernel's state could not be brought back: cell {number} did not run again "
+                        f"({error or 'timeout'}). Start a new session from the images."
+                    ) from error
+                pairs = zip(cell.images, again.images, strict=False)
+                differing = [old.name for old, new in pairs if old.pixel_sha256 != new.pixel_sha256]
+                if differing or len(again.images) != len(made):
+                    self._log("replay_differs", cell=number, images=differing, count=len(again.images))
+            missing = made[len(again.images) :]
             if missing:
                 await self._call("restore", missing)
-            count += len(cell.images)
-        log.event("cells_replayed", count=sum(cell.status in (Status.OK, Status.ERROR) for cell in self.cells))
+            count += len(made)
+        self._log("cells_replayed", count=sum(cell.status in (Status.OK, Status.ERROR) for cell in self.cells))
+
+    def _log(self, kind: str, **data: Any) -> None:
+        self.events.append(Event(kind=kind, time=time.time(), data=data))
+
+
+async def _through_cancels(work: asyncio.Future[Any]) -> bool:
+    """Wait for work that is short and must end; returns whether somebody cancelled meanwhile."""
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 def _short_folder() -> Path:

@@ -82,20 +82,23 @@ class Store:
 
     def close(self, state: State, *, keep: bool) -> None:
         """Make the notebook durable and, unless `keep`, remove the folder: the notebook stands alone."""
-        self.sync(state)
-        with files.explained(self.path, 0):
-            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-            files.sync_folder(self.path.parent)
-            self._journal.append("close", {"steps": len(state.steps)})
-        whole = self._is_ours() and notebook.parse(self.path.read_bytes(), self.path.name)
-        self._journal.close()
-        if whole and not keep:
-            remove_folder(self._folder)
-        self._lock.release()
+        whole = False
+        try:
+            self.sync(state)
+            with files.explained(self.path, 0):
+                file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+                files.sync_folder(self.path.parent)
+                self._journal.append("close", {"steps": len(state.steps)})
+            whole = self._is_ours() and bool(notebook.parse(self.path.read_bytes(), self.path.name))
+        finally:
+            self._journal.close()
+            if whole and not keep:
+                remove_folder(self._folder)
+            self._lock.release()
 
     def _write(self, data: bytes, end: bytes, mark: Mark) -> None:
         files.write_atomically(self.path, data, self._folder / "notebook.tmp")

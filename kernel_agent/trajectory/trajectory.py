@@ -50,7 +50,8 @@ class Trajectory:
         self._began_here = False
         self._recorded = False
         self._clock = 0.0
-        self._continue: Callable[[Trajectory, str], Trajectory] | None = None
+        self._continue: Callable[..., Trajectory] | None = None  # asks on in a live kernel
+        self._stop_kernel: Callable[[], None] | None = None
         self.path = path
         self.failure: Exception | None = None
 
@@ -131,6 +132,15 @@ class Trajectory:
         return sum((step.completion.usage for step in self._state.steps), Usage())
 
     @property
+    def model(self) -> Mapping[str, Json]:
+        """The model that was asked last: the header's, or the one a later turn was made with."""
+        for event in reversed(self._state.events):
+            if event.kind == "model_described":
+                return event.data
+        described: Mapping[str, Json] = self._state.header.get("model", {})
+        return described
+
+    @property
     def isolation(self) -> str:
         """Isolation level of the kernel as it was last started."""
         for event in reversed(self._state.events):
@@ -205,14 +215,18 @@ class Trajectory:
         self._close_turn(answer, stop_reason, time.monotonic() - self._clock)
         self._sync()
 
-    def ask(self, question: str) -> Trajectory:
-        """A follow-up question: same images, history and kernel (replayed where it is gone). Returns this trajectory."""
-        if self._continue is not None:
-            return self._continue(self, question)
+    def ask(self, question: str, **options: Any) -> Trajectory:
+        """A follow-up question: same images, history and kernel (replayed where it is gone). Returns this trajectory.
+
+        Without options the live kernel and the model go on. With options (`model`, `base_url`, `protocol`, `budget`, ...;
+        see `kernel_agent.api.continue_trajectory`), or where no kernel lives, a new kernel runs the cells again first.
+        """
+        if self._continue is not None and not options.keys() - {"watch"}:
+            return self._continue(self, question, **options)
         import importlib
 
         agent = importlib.import_module("kernel_agent.api")
-        result: Trajectory = agent.continue_trajectory(self, question)
+        result: Trajectory = agent.continue_trajectory(self, question, **options)
         return result
 
     # On disk
@@ -236,11 +250,27 @@ class Trajectory:
         self.path, self._recorded = self._store.path, True
 
     def close(self, *, keep: bool = False) -> None:
-        """Stop recording: the notebook is made durable, the journal beside it removed (unless `keep`)."""
-        if self._store is not None:
-            store = self._store
+        """Stop the kernel, where one lives, and `seal` the notebook. A later `ask` starts a new kernel."""
+        stop, self._stop_kernel, self._continue = self._stop_kernel, None, None
+        if stop is not None:
+            stop()
+        self.seal(keep=keep)
+
+    def __enter__(self) -> Trajectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def seal(self, *, keep: bool = False) -> None:
+        """Stop recording: the notebook is made durable, the journal beside it removed (unless `keep`).
+
+        Where that fails (StorageError) the journal stays and nothing is held open.
+        """
+        store, self._store = self._store, None
+        if store is not None:
             store.close(self._state, keep=keep)
-            self.path, self._store = store.path, None
+            self.path = store.path
 
     def reopen(self) -> None:
         """Record again to where it was recorded before `close`; nothing where it never was."""

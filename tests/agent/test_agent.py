@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,78 @@ def test_continuing_a_scripted_run_asks_for_a_model(picture: Image.Image) -> Non
     trajectory, _ = run([ANSWER], picture)
     with pytest.raises(InputError, match="which model"):
         trajectory.ask("and?")
+
+
+def test_loops_one_after_another_leave_nothing(picture: Image.Image) -> None:
+    for delay in (0.0, 0.05, 0.2):  # answered before, while and after the kernel comes up
+        model = ScriptedModel([ANSWER], delay=delay)
+        trajectory = asyncio.run(Agent(model).arun(Task(question="What?", images=(picture,))))
+        assert trajectory.answer == "AB12"
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    alive = [pid for pid in children if b"kernel_app" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert not alive
+
+
+def test_follow_up_after_a_failed_turn_has_images_and_state(picture: Image.Image) -> None:
+    replies = [
+        call("x = 5\nresult = image.rotate(90, expand=True)"),
+        ANSWER,
+        ModelRefused("500: boom", status=500),
+        call("print(x, image_1.size)"),
+        "<answer>b</answer>",
+    ]
+    model = ScriptedModel(replies)
+    trajectory = ask("What?", picture, model=model)
+    with pytest.raises(ModelError):
+        trajectory.ask("second")
+    assert trajectory.ask("third").answer == "b"
+    assert "5 (40, 60)" in said(model.requests[-1])
+
+
+def test_first_question_failed_and_the_next_still_shows_the_images(picture: Image.Image, tmp_path: Path) -> None:
+    path = tmp_path / "run.ipynb"
+    with pytest.raises(ModelError):
+        ask("What?", picture, model=ScriptedModel([ModelRefused("401: no", status=401)]), save_to=path)
+    model = ScriptedModel([ANSWER])
+    Trajectory.load(path).ask("What now?", model=model)
+    assert [message.role for message in model.requests[0].messages] == ["system", "user"]
+    assert any(isinstance(part, ImagePart) for part in model.requests[0].messages[1].content)
+
+
+def test_a_deadline_in_the_grace_period_keeps_the_cell(picture: Image.Image) -> None:
+    code = "display(image)\nimport time\nwhile True:\n    try:\n        time.sleep(9)\n    except BaseException:\n        pass"
+    budget = Budget(cell_seconds=1, seconds=3)
+    started = time.perf_counter()
+    trajectory, _ = run([call(code), ANSWER], picture, budget=budget)
+    assert time.perf_counter() - started < 8
+    assert trajectory.stop_reason is StopReason.TIME_LIMIT
+    cell = trajectory.steps[0].cell
+    assert cell is not None
+    assert cell.status is Status.KILLED
+    assert len(cell.images) == 1
+
+
+def test_a_lone_surrogate_in_code_is_no_crash(picture: Image.Image) -> None:
+    trajectory, _ = run([call("s = '\ud800'\nresult = image.rotate(1)"), ANSWER], picture)
+    assert trajectory.answer == "AB12"
+    assert len(trajectory.images) == 2
+
+
+def test_closing_stops_the_kernel_and_asking_starts_one_again(picture: Image.Image) -> None:
+    model = ScriptedModel([call("kept = 3\nresult = image"), ANSWER, call("print(kept)"), "<answer>z</answer>"])
+    with ask("What?", picture, model=model) as trajectory:
+        assert trajectory.answer == "AB12"
+    trajectory.ask("and?", model=model)
+    assert "3" in said(model.requests[-1])
+    trajectory.close()
+
+
+def test_a_new_model_is_recorded(picture: Image.Image) -> None:
+    trajectory, _ = run([ANSWER], picture)
+    trajectory.ask("and?", model=ScriptedModel([ANSWER], name="other"))
+    assert trajectory.header["model"]["model"] == "scripted"
+    assert trajectory.model["model"] == "other"
+    trajectory.close()
 
 
 def test_bad_images_raise_before_anything_is_written(tmp_path: Path) -> None:

@@ -253,6 +253,87 @@ def test_a_killed_run_is_recovered(serve: Any, picture_file: Path, tmp_path: Pat
     assert (trajectory.stop_reason, len(trajectory.steps)) == (StopReason.CRASHED, 1)
 
 
+def test_reruns_show_saved_files_and_the_tail_of_long_output(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    save = "<code>```python\nImage.open('image_0.png').resize((15, 15)).save('a.png')\n```</code>"
+    long = "<code>```python\nfor n in range(5000): print('line', n)\nImage.open('image_1.png').resize((9, 9)).save('b.png')\n```</code>"
+    arguments = ["--protocol", "thyme", "--base-url", serve(save, long, ANSWER), "-o", "run.ipynb"]
+    assert codevision("ask", "?", picture_file, *arguments, cwd=tmp_path).returncode == 0
+    command = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--to",
+        "notebook",
+        "--execute",
+        "run.ipynb",
+        "--output",
+        "again.ipynb",
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    first, again = Trajectory.load(tmp_path / "run.ipynb"), Trajectory.load(tmp_path / "again.ipynb")
+    assert [image.pixel_sha256 for image in again.images] == [image.pixel_sha256 for image in first.images]
+    cells = json.loads((tmp_path / "again.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert "line 4999" in json.dumps(outputs)
+
+
+def test_terminal_codes_of_the_model_stay_off_the_terminal(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    url = serve("<think>\x1b]0;PWN\x07\x1b[31mred</think><answer>\x1b[2Jx\x1b]52;c;eA==\x07</answer>")
+    done = codevision("ask", "?", picture_file, "--base-url", url, cwd=tmp_path)
+    assert done.stdout == "x\n"
+    assert "\x1b]" not in done.stderr
+
+
+def test_answers_survive_a_terminal_without_unicode(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    done = codevision(
+        "ask",
+        "?",
+        picture_file,
+        "-q",
+        "--base-url",
+        serve("<answer>다</answer>"),
+        cwd=tmp_path,
+        PYTHONIOENCODING="ascii",
+    )
+    assert (done.returncode, done.stdout) == (0, "\\ub2e4\n")
+
+
+def test_failed_continue_leaves_no_journal(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    assert (
+        codevision("ask", "?", picture_file, "-o", "run.ipynb", "--base-url", serve(ANSWER), cwd=tmp_path).returncode
+        == 0
+    )
+    for _ in range(2):
+        assert codevision("ask", "--continue", "run.ipynb", "?", "--protocol", "nope", cwd=tmp_path).returncode == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png", "run.ipynb"]
+
+
+def test_a_full_disk_names_the_run_so_far(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    noise = "import numpy as np\nresult = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8))"
+    url = serve(call("result = image"), call(noise), ANSWER)
+    limited = [
+        "bash",
+        "-c",
+        'ulimit -f 120; exec "$0" "$@"',
+        CODEVISION,
+        "ask",
+        "?",
+        str(picture_file),
+        "-o",
+        "run.ipynb",
+        "--json",
+        "--base-url",
+        url,
+    ]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["error"]["type"] == "StorageError"
+    assert summary["steps"] >= 1
+    assert summary["notebook"] == "run.ipynb"
+
+
 def test_export_is_refused_over_an_existing_file(serve: Any, picture_file: Path, tmp_path: Path) -> None:
     assert (
         codevision(

@@ -127,3 +127,18 @@ def test_unknown_protocol_lists_the_known() -> None:
 def test_system_prompts_name_the_first_image_or_the_tool(name: str) -> None:
     protocol = get_protocol(name)
     assert protocol.names(0) in protocol.system() or "image_index" in protocol.system() or protocol.tools
+
+
+def test_tags_inside_code_are_code() -> None:
+    protocol = get_protocol("native")
+    for code in ("# look for <answer>\nprint(1)", "t = '<think>secret</think>'", "t = '</think>'"):
+        parsed = protocol.parse(Completion(text=f"<think>a</think>{call(code=code, image_index=0)}"), images=1)
+        assert parsed.action == RunCode(code=code, image_index=0)
+        assert parsed.thought == "a"
+    parsed = get_protocol("pyvision").parse(Completion(text="<code>\nx = '<answer>1</answer>'\n</code>"), images=1)
+    assert isinstance(parsed.action, RunCode)
+
+
+def test_a_call_inside_a_thought_is_thought() -> None:
+    parsed = get_protocol("native").parse(Completion(text=f"<think>maybe {GOOD}</think><answer>5</answer>"), images=2)
+    assert parsed.action == Answer(text="5")

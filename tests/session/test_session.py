@@ -265,12 +265,10 @@ def test_resume_brings_back_variables_and_images(picture: Image.Image) -> None:
 
     async def second() -> tuple[str, list[str]]:
         session = Session()
-        await session.aresume(images, cells)
-        try:
+        session.resume_from(images, cells)
+        async with session:
             cell = await session.arun("print(x, [im.size for im in images])")
-            return text(cell), [event.kind for event in session.events]
-        finally:
-            await session.aclose()
+            return text(cell), [event.kind for event in session.take_events()]
 
     assert asyncio.run(second()) == ("3 [(60, 40), (40, 60), (40, 60)]\n", ["cells_replayed"])
 
