@@ -26,10 +26,15 @@ from kernel_agent.types import StreamOutput, TextOutput
 pytestmark = pytest.mark.skipif(bool(parents.unsupported()), reason="no fork server on this system")
 
 
+@pytest.fixture(autouse=True)
+def warm() -> None:
+    if "warm" not in report().detail:
+        with Session(provisioner="codevision-fork"):
+            until(lambda: "1 warm" in report().detail)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def warm() -> Iterator[None]:
-    with Session(provisioner="codevision-fork"):
-        until(lambda: "1 warm" in report().detail)
+def closed() -> Iterator[None]:
     yield
     close_parents()
 
@@ -395,6 +400,31 @@ def test_an_interpreter_that_cannot_be_warmed_falls_back_and_says_so() -> None:
     assert not report().forks
     assert "status 1" in report().detail
     del parents._slots[warmth]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (
+            "import threading, time; threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+            "threads running",
+        ),
+        ("import sys; sys.kept = open(__file__)", "files open"),
+        ("import sys; sys.modules['ipykernel.zmqshell'] = None", "status 1"),
+    ],
+)
+def test_what_cannot_be_forked_soundly_is_not(
+    code: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = "'zygote.server' in ' '.join(sys.orig_argv)"
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nif {server}:\n    {code}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for reason in ("not warm yet", why):
+        with forked() as session:
+            assert text(session.run("1 + 1")) == "2"
+            assert reason in provisioner(session).why_not_forked
+    assert why in report().detail
+    close_parents()
 
 
 def test_a_place_without_room_falls_back() -> None:
