@@ -63,6 +63,13 @@ class ForkProvisioner(LocalProvisioner):
         with _stdio(options) as descriptors:
             return await _within(WAIT_SECONDS, warm.spawn(order, descriptors), ForkedProcess.kill)
 
+    async def send_signal(self, signum: int) -> None:
+        """A signal to the kernel's process group."""
+        if isinstance(self.process, ForkedProcess):
+            self.process.signal_group(signum)
+        else:
+            await super().send_signal(signum)
+
     async def kill(self, restart: bool = False) -> None:
         """SIGKILL to the kernel's process group; a forked kernel is gone when this returns (jupyter_client would poll)."""
         if isinstance(self.process, ForkedProcess):
