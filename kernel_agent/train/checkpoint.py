@@ -120,7 +120,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Idefics3Processor:
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, *, hidden: int = 256, layers: int = 4
+    tokenizer: PreTrainedTokenizerFast, *, hidden: int = 192, layers: int = 3
 ) -> Idefics3ForConditionalGeneration:
     """The whole model with fresh weights, in float32."""
     text = LlamaConfig(

@@ -54,8 +54,7 @@ def teach_language(work: Path, out: Path, plan: LanguagePlan, *, resume: bool = 
         library.add(Shard.load(path), eye, tokenizer)
     library.close()
     checkpoint = work / "language.pt"
-    train_language(plan, model, tokenizer, library, HELD_BACK, work, start_from=checkpoint if resume else None)
-    torch.save({n: p for n, p in model.state_dict().items() if "vision_model" not in n}, checkpoint)
+    train_language(plan, model, tokenizer, library, HELD_BACK, work, checkpoint=checkpoint, resume=resume)
     save(model, processor, out)
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from kernel_agent.tasks.fonts import ALPHABET
+from kernel_agent.train import policy
 from kernel_agent.train.checkpoint import ASSISTANT, END, EXPANDED, IMAGE, PAD, USER, pixels, token_id
 from kernel_agent.train.episodes import Shard
 from kernel_agent.train.eye import Eye
@@ -176,18 +177,19 @@ def train_language(
     held_back: int,
     folder: Path,
     *,
-    start_from: Path | None = None,
+    checkpoint: Path,
+    resume: bool = False,
 ) -> None:
     """Trains connector and language half of `model` in place; the last `held_back` episodes only for the log.
 
-    `start_from`: weights of an earlier run (without the eye), instead of fresh ones.
+    `checkpoint` gets the weights without the eye every few minutes; with `resume` training starts from it.
     """
     torch.manual_seed(plan.seed)
     generator = torch.Generator().manual_seed(plan.seed)
     pad, image = token_id(tokenizer, PAD), token_id(tokenizer, IMAGE)
-    tongue = Tongue(model, image)
-    if start_from is not None and start_from.exists():
-        model.load_state_dict(torch.load(start_from, weights_only=True), strict=False)
+    tongue, kinds = Tongue(model, image), Kinds.of(tokenizer)
+    if resume and checkpoint.exists():
+        model.load_state_dict(torch.load(checkpoint, weights_only=True), strict=False)
     else:
         _initialise(tongue)
     body = [p for n, p in tongue.named_parameters() if p.dim() == 2 and "embed" not in n]
@@ -195,7 +197,8 @@ def train_language(
     muon = Muon(body, lr=plan.muon_rate)
     adam = torch.optim.AdamW(rest, lr=plan.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
     train = len(library.episodes) - held_back
-    start, last_log, step, seen = time.time(), time.time(), 0, 0
+    start = last_log = last_save = time.time()
+    step = seen = 0
     sums: dict[str, float] = defaultdict(float)
     order: list[int] = []
     pace = Pace()
@@ -207,7 +210,7 @@ def train_language(
             order = torch.randperm(train, generator=generator).tolist()
         chosen, order = order[: plan.batch], order[plan.batch :]
         ids, labels, features = library.batch(chosen, pad)
-        loss, log = _loss(tongue, tokenizer, ids, labels, features)
+        loss, log = _loss(tongue, kinds, ids, labels, features)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
         muon.step()
@@ -226,11 +229,22 @@ def train_language(
                 "min": round(elapsed / 60, 1),
             }
             if step % 250 == 0:
-                row |= {f"held_{k}": round(v, 4) for k, v in _held(tongue, tokenizer, library, held_back, pad).items()}
+                row |= {f"held_{k}": round(v, 4) for k, v in _held(tongue, kinds, library, held_back, pad).items()}
             with (folder / "language.jsonl").open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
             last_log = time.time()
             sums.clear()
+        if time.time() - last_save > 180:
+            last_save = time.time()
+            save_tongue(model, checkpoint)
+    save_tongue(model, checkpoint)
+
+
+def save_tongue(model: Idefics3ForConditionalGeneration, path: Path) -> None:
+    """The weights of everything but the eye, written whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save({n: p for n, p in model.state_dict().items() if "vision_model" not in n}, part)
+    part.replace(path)
 
 
 @torch.no_grad()
@@ -244,41 +258,75 @@ def _initialise(tongue: Tongue) -> None:
     tongue.text.embed_tokens.weight.normal_(0, 0.05)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kinds:
+    """Which tokens are coordinates, characters of an answer, and the start of a mere guess."""
+
+    coordinates: Tensor  # ids of "0" to "64"
+    value: Tensor  # of each token as a coordinate, else -1
+    character: Tensor  # of each token: is it one of ALPHABET
+    before_coordinate: Tensor  # of each token: does a coordinate follow
+    guess: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Kinds:
+        """Looks them up in the vocabulary."""
+        size = len(tokenizer)
+        coordinates = torch.tensor([token_id(tokenizer, str(v)) for v in range(policy.GRID + 1)])
+        value = torch.full((size,), -1)
+        value[coordinates] = torch.arange(policy.GRID + 1)
+        character, before = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
+        character[[token_id(tokenizer, c) for c in ALPHABET]] = True
+        before[[i for t, i in tokenizer.get_vocab().items() if t.endswith(("w*", "h*"))]] = True
+        guess = tokenizer.encode(policy.guess("A"), add_special_tokens=False)[0]
+        return cls(coordinates=coordinates, value=value, character=character, before_coordinate=before, guess=guess)
+
+
 def _loss(
-    tongue: Tongue, tokenizer: PreTrainedTokenizerFast, ids: Tensor, labels: Tensor, features: Tensor
+    tongue: Tongue, kinds: Kinds, ids: Tensor, labels: Tensor, features: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
+    """Weighted loss and shares right. Characters count most: a coordinate is never certain, and its noise drowned them."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = tongue(ids, features)
         targets = labels[:, 1:]
         chosen = targets != IGNORED
         logits = F.linear(hidden[:, :-1][chosen], tongue.text.embed_tokens.weight).float()
-    wanted = targets[chosen]
-    loss = F.cross_entropy(logits, wanted)
+    wanted, before = targets[chosen], ids[:, :-1][chosen]
+    rows = torch.arange(ids.size(0))[:, None].expand_as(targets)[chosen]
+    place = kinds.before_coordinate[before]
+    letter = kinds.character[wanted] & ~place
+    guessed = (labels == kinds.guess).any(dim=1)[rows]
+    loss = F.cross_entropy(logits, wanted, reduction="none")
+    steps = torch.arange(policy.GRID + 1)
+    bell = torch.softmax(-((steps - kinds.value[wanted[place]][:, None]) ** 2) / (2 * 0.7**2), dim=-1)
+    soft = -(bell * F.log_softmax(logits[place], dim=-1)[:, kinds.coordinates]).sum(-1)
+    loss = loss.masked_scatter(place, soft)
+    weight = torch.where(letter, 4.0, torch.where(place, 0.5, 1.0))
+    weight = torch.where(letter & guessed, 0.3, weight)
     with torch.no_grad():
-        right = logits.argmax(-1) == wanted
-        single = torch.zeros(len(tokenizer), dtype=torch.bool)
-        single[[token_id(tokenizer, letter) for letter in ALPHABET[:26]]] = True
-        letters = single[wanted]
-        rows = torch.arange(ids.size(0))[:, None].expand_as(targets)[chosen]
-        wrong_rows = torch.zeros(ids.size(0)).index_add(0, rows, (~right).float())
+        best = logits.argmax(-1)
+        right = best == wanted
+        read = letter & ~guessed
+        wrong = torch.zeros(ids.size(0)).index_add(0, rows, (read & ~right).float())
+        reading = torch.zeros(ids.size(0)).index_add(0, rows, read.float()) > 0
+        other = ~letter & ~place
         log = {
-            "loss": float(loss),
-            "token": float(right.float().mean()),
-            "letter": float(right[letters].float().mean()),
-            "whole": float((wrong_rows == 0).float().mean()),
+            "loss": float(loss.mean()),
+            "letter": float(right[read].float().mean()),
+            "exact": float((wrong[reading] == 0).float().mean()),
+            "bins_off": float((kinds.value[best[place]] - kinds.value[wanted[place]]).abs().float().mean()),
+            "rest": float(right[other].float().mean()),
         }
-    return loss, log
+    return (loss * weight).sum() / weight.sum(), log
 
 
 @torch.no_grad()
-def _held(
-    tongue: Tongue, tokenizer: PreTrainedTokenizerFast, library: Library, count: int, pad: int
-) -> dict[str, float]:
+def _held(tongue: Tongue, kinds: Kinds, library: Library, count: int, pad: int) -> dict[str, float]:
     total: dict[str, float] = defaultdict(float)
     everything = list(range(len(library.episodes) - count, len(library.episodes)))
     parts = [everything[i : i + 100] for i in range(0, count, 100)]
     for part in parts:
-        _, log = _loss(tongue, tokenizer, *library.batch(part, pad))
+        _, log = _loss(tongue, kinds, *library.batch(part, pad))
         for key, value in log.items():
             total[key] += value / len(parts)
     return total
