@@ -13,7 +13,7 @@ Ours is the `codevision-fork` provisioner behind the session's own channel, with
 | hundred_cold_time_ratio | the same in a new process: ours starts one kernel the ordinary way and warms up first | |
 | hundred_failures | kernels of ours that did not get ready | 0 |
 | roundtrip_vs_bare | `1+1` in a forked `Session` / a bare jupyter_client over ipc with a stock kernel | 1.1 |
-| idle_kernel_mb | memory of its own (USS) of an idle forked session's kernel | 15 |
+| idle_kernel_mb, idle_kernel_after_mb | memory of its own (USS) of an idle forked session's kernel: new; after 205 cells | 15, - |
 
 Ratios are medians of pairs measured in turn; milliseconds and `load` (1 minute, before and after) are of this machine.
 """
@@ -192,6 +192,9 @@ async def round_trips(count: int) -> dict[str, float]:
         manager(transport="ipc", connection_file=f"{folder}/k.json", ip=f"{folder}/k") as (_, client),
         Session(provisioner="codevision-fork") as session,
     ):
+        assert session._channel is not None
+        assert session._channel.pid is not None
+        idle = pss(session._channel.pid, "Private_Clean:", "Private_Dirty:")
         for _ in range(count + 5):
             began = time.perf_counter()
             await reply(client, "1+1")
@@ -199,14 +202,13 @@ async def round_trips(count: int) -> dict[str, float]:
             await session.arun("1+1")
             bare.append(between - began)
             asked.append(time.perf_counter() - between)
-        assert session._channel is not None
-        assert session._channel.pid is not None
-        idle = pss(session._channel.pid, "Private_Clean:", "Private_Dirty:")
+        used = pss(session._channel.pid, "Private_Clean:", "Private_Dirty:")
     return {
         "roundtrip_vs_bare": statistics.median(asked[5:]) / statistics.median(bare[5:]),
         "roundtrip_ours_ms": statistics.median(asked[5:]) * 1e3,
         "roundtrip_bare_ms": statistics.median(bare[5:]) * 1e3,
         "idle_kernel_mb": idle,
+        "idle_kernel_after_mb": used,
     }
 
 

@@ -17,6 +17,8 @@ import sys
 import tempfile
 from typing import Any
 
+from jupyter_client.session import Session
+
 from kernel_agent.provisioners.zygote.warm_app import WarmApp
 
 _MODULES = (
@@ -62,6 +64,8 @@ def warm_up() -> WarmApp:
         with contextlib.suppress(ImportError):
             use(app)
     app.kernel.shell.run_cell("1 + 1", silent=True)
+    session: Any = Session(parent=app)  # with a key of its own, and thrown away: a kernel makes its own
+    session.serialize(session.msg("status"))
     with contextlib.suppress(Exception):
         _traceback(app.kernel.shell)
     return app
