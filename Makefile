@@ -50,6 +50,7 @@ test-vllm: setup ## a real vLLM server on this machine, in its own environment
 
 perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.steps --json perf-steps.json
+	$(BIN)/python -m perf.kernels --json perf-kernels.json
 
 clean: ## remove environments and caches
 	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json

@@ -101,6 +101,7 @@ class KernelChannel:
     def __init__(self, folder: Path, *, provisioner: str) -> None:
         self.folder = folder
         self._pending: dict[str, _Pending] = {}
+        self._broken: KernelDied | None = None
         self._tasks: list[asyncio.Task[None]] = []
         specs = _Specs()
         specs.provisioner = provisioner
@@ -172,7 +173,7 @@ class KernelChannel:
     @property
     def alive(self) -> bool:
         """Whether the process was there when last looked at."""
-        return bool(self._tasks) and not self._tasks[-1].done()
+        return self._client is not None and self._broken is None
 
     @property
     def isolation(self) -> str:
@@ -195,6 +196,8 @@ class KernelChannel:
         return await asyncio.shield(self._send("execute_request", content, on_output).done)
 
     def _send(self, kind: str, content: dict[str, Any], on_output: Callable[[Message], None]) -> _Pending:
+        if self._broken is not None:
+            raise self._broken
         assert self._client is not None
         message = self._client.session.msg(kind, content)
         pending = _Pending(on_output, iopub=True)
@@ -239,6 +242,7 @@ class KernelChannel:
         self._fail(KernelDied("the kernel process ended"))
 
     def _fail(self, error: KernelDied) -> None:
+        self._broken = self._broken or error
         for pending in self._pending.values():
             if not pending.done.done():
                 pending.done.set_exception(error)
