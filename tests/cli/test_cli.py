@@ -220,7 +220,14 @@ def test_an_existing_notebook_needs_force(serve: Any, picture_file: Path, tmp_pa
 def test_ctrl_c_leaves_a_valid_notebook_and_no_process(serve: Any, picture_file: Path, tmp_path: Path) -> None:
     url = serve(TURN, call("import os\nprint(os.getpid())\nimport time; time.sleep(60)"), ANSWER)
     command = [CODEVISION, "ask", "What?", str(picture_file), "-o", "run.ipynb", "--base-url", url]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
+    )
     path = tmp_path / "run.ipynb"
     while not path.exists() or len(Trajectory.load(path).steps) < 1:
         time.sleep(0.1)
