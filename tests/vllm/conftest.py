@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -31,13 +30,9 @@ def python() -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded checkpoint where the package has one, else a tiny random one of the same family."""
-    with contextlib.suppress(FileNotFoundError):
-        return Path(checkpoint_path())
-    from tiny_model import build_tiny
-
-    return build_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
+def checkpoint() -> Path:
+    """The embedded checkpoint."""
+    return Path(checkpoint_path())
 
 
 @pytest.fixture(scope="session")

@@ -185,7 +185,12 @@ def test_a_failed_start_shows_the_log(tmp_path: Path, python: Path) -> None:
 def test_nothing_is_left_when_serve_ends(checkpoint: Path, python: Path, end: signal.Signals) -> None:
     """Ctrl-C stops in order; even where the owner is killed, the server goes with it."""
     code = f"from kernel_agent.models import serve; serve({str(checkpoint)!r}, python={str(python)!r})"
-    owner = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
+    )
     assert owner.stdout is not None
     lines: list[str] = []
     for line in owner.stdout:
