@@ -156,9 +156,8 @@ async def test_refusals_name_the_remedy(model: OpenAIModel, server: VLLMServer) 
 
 
 async def test_cancelling_frees_the_server(model: OpenAIModel) -> None:
-    task = asyncio.create_task(model.complete(ask("Go on ", picture(0), max_tokens=900)))
-    await asyncio.sleep(0.3)
-    task.cancel()
+    request = ask("Go on ", picture(0), max_tokens=900)
+    task = asyncio.create_task(model.complete(request, on_text=lambda piece: task.cancel()))
     with pytest.raises(asyncio.CancelledError):
         await task
     started = time.monotonic()
