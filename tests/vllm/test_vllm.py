@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tiny_model import ask, picture
 
+import kernel_agent
 from kernel_agent.errors import InputError, ModelFailed, ModelRefused
 from kernel_agent.models import OpenAIModel, TransformersModel, VLLMServer
 from kernel_agent.models.wire import view_id
@@ -63,6 +64,16 @@ async def test_same_text_as_transformers(model: OpenAIModel, checkpoint: Path) -
         assert served.usage.prompt_tokens == own.usage.prompt_tokens
         assert served.usage.completion_tokens == own.usage.completion_tokens
     await local.aclose()
+
+
+def test_the_agent_takes_the_same_way(server: VLLMServer, checkpoint: Path) -> None:
+    """One question, real kernels: every message through vLLM is the one from transformers in process."""
+    question, image = "What is written on the label?", Path(__file__).parents[2] / "notebooks" / "label.png"
+    with kernel_agent.ask(question, image, model=server.model, base_url=server.url) as served:
+        with kernel_agent.ask(question, image, model=TransformersModel(checkpoint, dtype="float32")) as own:
+            assert [step.completion.text for step in served.steps] == [step.completion.text for step in own.steps]
+            assert served.answer == own.answer
+            assert served.answer
 
 
 async def test_logprobs_agree_with_transformers(model: OpenAIModel, checkpoint: Path) -> None:
