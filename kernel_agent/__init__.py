@@ -14,11 +14,22 @@ if TYPE_CHECKING:
     from kernel_agent.api import ask
     from kernel_agent.session import Session
     from kernel_agent.trajectory import Trajectory
-    from kernel_agent.types import Budget, Sampling, Status, StopReason, Task
+    from kernel_agent.types import Budget, KernelOptions, Sampling, Status, StopReason, Task
 
 __version__ = "0.1.0"
 
-__all__ = ["Agent", "Budget", "Sampling", "Session", "Status", "StopReason", "Task", "Trajectory", "ask"]
+__all__ = [
+    "Agent",
+    "Budget",
+    "KernelOptions",
+    "Sampling",
+    "Session",
+    "Status",
+    "StopReason",
+    "Task",
+    "Trajectory",
+    "ask",
+]
 
 _HOME = {
     "Agent": "agent",
@@ -27,6 +38,7 @@ _HOME = {
     "Trajectory": "trajectory",
     "Task": "types",
     "Budget": "types",
+    "KernelOptions": "types",
     "Sampling": "types",
     "Status": "types",
     "StopReason": "types",

@@ -100,6 +100,32 @@ class KernelImage:
         return {self.view_mime: self.view, "text/plain": repr(self)}
 
 
+class Isolation(StrEnum):
+    """How far the model's code is kept from the machine (`provisioners.sandbox` says what each contains)."""
+
+    STRONG = "strong"
+    MEDIUM = "medium"
+    CONTAINER = "container"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelOptions:
+    """How kernels come to life.
+
+    Attributes:
+        isolation: level the kernel must have; "auto" is the best that works here, never `none`.
+        fork: fork kernels from a warm parent where that can be had, else start each as a new process.
+        memory_mb: memory of a kernel and all its processes, in MiB.
+        provisioner: entry-point name of a `jupyter_client` kernel provisioner; the others apply to "codevision" only.
+    """
+
+    isolation: Isolation | Literal["auto"] = "auto"
+    fork: bool = True
+    memory_mb: int = 4096
+    provisioner: str = "codevision"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Names:
     """How a protocol names the images: `pattern` with `{i}` counted from `first`.

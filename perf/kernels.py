@@ -1,7 +1,7 @@
 """What starting and asking kernels costs: `python -m perf.kernels --json OUT [--many 100]`.
 
 Stock is ipykernel as jupyter_client starts it: default TCP, `wait_for_ready`, then the imports of `IMPORTS` as the first cell.
-Ours is the `codevision-fork` provisioner behind the session's own channel, with the same cell, without isolation.
+Ours is the `codevision` provisioner with forks behind the session's own channel, with the same cell, without isolation.
 
 | figure | what it is | goal |
 |---|---|---|
@@ -37,10 +37,11 @@ from typing import Any
 
 from jupyter_client import AsyncKernelManager
 
-from kernel_agent import Session, Status
+from kernel_agent import KernelOptions, Session, Status
 from kernel_agent.provisioners.zygote import close_parents, parents, report
 from kernel_agent.session.channel import KernelChannel
 
+FORKED = KernelOptions(isolation="none")
 IMPORTS = "import numpy, PIL.Image, cv2\nimport matplotlib.pyplot"
 Kernels = Callable[[contextlib.AsyncExitStack], Awaitable[int]]
 
@@ -80,7 +81,7 @@ async def stock(stack: contextlib.AsyncExitStack) -> int:
 
 async def ours(stack: contextlib.AsyncExitStack) -> int:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
-    channel = KernelChannel(folder, provisioner="codevision-fork")
+    channel = KernelChannel(folder, FORKED)
     await channel.start()
     stack.push_async_callback(channel.stop)
     answer = await channel.execute(IMPORTS, lambda message: None)
@@ -90,7 +91,7 @@ async def ours(stack: contextlib.AsyncExitStack) -> int:
 
 
 async def our_session(stack: contextlib.AsyncExitStack) -> int:
-    session = await stack.enter_async_context(Session(provisioner="codevision-fork"))
+    session = await stack.enter_async_context(Session(kernel=FORKED))
     assert (await session.arun(IMPORTS)).status is Status.OK
     assert session._channel is not None
     assert session._channel.pid is not None
@@ -190,7 +191,7 @@ async def round_trips(count: int) -> dict[str, float]:
     folder = tempfile.mkdtemp(prefix="cv-")
     async with (
         manager(transport="ipc", connection_file=f"{folder}/k.json", ip=f"{folder}/k") as (_, client),
-        Session(provisioner="codevision-fork") as session,
+        Session(kernel=FORKED) as session,
     ):
         assert session._channel is not None
         assert session._channel.pid is not None

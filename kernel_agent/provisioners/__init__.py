@@ -1,5 +1,5 @@
-"""How kernels come to life: `jupyter_client` provisioners, found through entry points.
+"""How kernels come to life: the `codevision` provisioner of `jupyter_client`, found through its entry point.
 
-`codevision-local` starts an ordinary process without isolation. Sandboxed and forked kernels take its place behind the
-same seam; `Session(provisioner=NAME)` chooses.
+It forks a kernel from a warm parent (zygote/) or starts an ordinary process; `types.KernelOptions` chooses, and names
+another provisioner where kernels run elsewhere (Gateway Provisioners for Kubernetes, YARN, SSH).
 """

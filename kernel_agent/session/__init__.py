@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kernel_agent.session.session import Session
 
-__all__ = ["DEFAULT_PROVISIONER", "Session"]
-
-DEFAULT_PROVISIONER = "codevision-local"
-"""Entry-point name of the kernel provisioner used where none is chosen."""
+__all__ = ["Session"]
 
 
 def __getattr__(name: str) -> Any:

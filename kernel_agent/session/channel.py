@@ -22,6 +22,7 @@ from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 from kernel_agent.errors import KernelError
+from kernel_agent.types import KernelOptions
 
 POLL_SECONDS = 0.25
 _KEPT_ENVIRONMENT = (
@@ -61,7 +62,7 @@ def kernel_environment(folder: Path) -> dict[str, str]:
 class _Specs(KernelSpecManager):
     """A spec manager that knows our one kernel."""
 
-    provisioner = ""
+    options = KernelOptions()
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         argv = [sys.executable, "-P", "-m", "kernel_agent.session.kernel_app", "-f", "{connection_file}"]
@@ -69,8 +70,11 @@ class _Specs(KernelSpecManager):
             argv=argv,
             display_name="CodeVision",
             language="python",
-            metadata={"kernel_provisioner": {"provisioner_name": self.provisioner, "config": {}}},
+            metadata={"kernel_provisioner": {"provisioner_name": self.options.provisioner, "config": self._config()}},
         )
+
+    def _config(self) -> dict[str, Any]:
+        return {"fork": self.options.fork} if self.options.provisioner == "codevision" else {}
 
 
 class _Pending:
@@ -98,13 +102,13 @@ def _context() -> zmq.asyncio.Context:
 class KernelChannel:
     """Starts a kernel in `folder`, runs requests on it, stops it. Not restartable: make a new one."""
 
-    def __init__(self, folder: Path, *, provisioner: str) -> None:
+    def __init__(self, folder: Path, options: KernelOptions) -> None:
         self.folder = folder
         self._pending: dict[str, _Pending] = {}
         self._broken: KernelDied | None = None
         self._tasks: list[asyncio.Task[None]] = []
         specs = _Specs()
-        specs.provisioner = provisioner
+        specs.options = options
         self._manager = AsyncKernelManager(
             kernel_name="codevision",
             kernel_spec_manager=specs,
@@ -178,7 +182,7 @@ class KernelChannel:
     @property
     def isolation(self) -> str:
         """The provisioner's isolation level."""
-        return str(getattr(self._manager.provisioner, "isolation", "unknown"))
+        return str(getattr(self._manager.provisioner, "level", "unknown"))
 
     async def execute(self, code: str, on_output: Callable[[Message], None], *, silent: bool = False) -> Message:
         """Run code and wait for its end. `on_output` gets each of its iopub messages. Raises KernelDied.

@@ -7,7 +7,7 @@
 Guarantees: `run` returns within its deadline plus about `GRACE_SECONDS` and a restart; a cell that hangs is
 interrupted, and where that fails the kernel is killed, restarted and the earlier cells that ended by themselves are run
 again; every such thing is an event of the cell. Does not guarantee: that code run again does the same (time, random
-numbers), or any isolation beyond the provisioner's (`session.isolation`).
+numbers), or any isolation beyond the level (`session.isolation`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import ImageError, KernelError
-from kernel_agent.session import DEFAULT_PROVISIONER
 from kernel_agent.session.cells import cell_source
 from kernel_agent.session.channel import KernelChannel, KernelDied
 from kernel_agent.session.images import (
@@ -37,7 +36,7 @@ from kernel_agent.session.images import (
     pixel_sha256,
 )
 from kernel_agent.session.outputs import OutputCollector
-from kernel_agent.types import Affine, Budget, CellResult, Event, KernelImage, Names, Status
+from kernel_agent.types import Affine, Budget, CellResult, Event, KernelImage, KernelOptions, Names, Status
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,7 +55,7 @@ class Session:
         bounds: pixel bounds of the views shown to the model.
         max_pixels: largest input or output image, in pixels.
         allow_http: whether http(s) image URLs are fetched.
-        provisioner: entry-point name of a `jupyter_client` kernel provisioner.
+        kernel: how its kernels come to life.
 
     Raises ImageError for an image that cannot be taken, before any kernel is started.
     """
@@ -70,11 +69,11 @@ class Session:
         bounds: ViewBounds | None = None,
         max_pixels: int = 100_000_000,
         allow_http: bool = False,
-        provisioner: str = DEFAULT_PROVISIONER,
+        kernel: KernelOptions = KernelOptions(),
     ) -> None:
         self.names, self.budget, self.max_pixels = names, budget, max_pixels
         self.bounds = bounds or ViewBounds()
-        self.provisioner = provisioner
+        self.kernel = kernel
         self.images: list[KernelImage] = []
         self.cells: list[CellResult] = []
         self.events: list[Event] = []
@@ -154,7 +153,7 @@ class Session:
         await self._drop()  # it died between cells
         if self._folder is None:
             self._folder = _short_folder()
-        channel = KernelChannel(self._folder, provisioner=self.provisioner)
+        channel = KernelChannel(self._folder, self.kernel)
         await channel.start()
         self._channel = channel
         inputs = [image.index for image in self.images if image.origin == "input"]

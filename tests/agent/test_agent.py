@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from kernel_agent import Agent, Budget, Sampling, Status, StopReason, Task, Trajectory, ask
+from kernel_agent import Agent, Budget, KernelOptions, Sampling, Status, StopReason, Task, Trajectory, ask
 from kernel_agent.errors import ImageError, InputError, KernelError, ModelError, ModelRefused, StorageError
 from kernel_agent.models import ScriptedModel
 from kernel_agent.notices import ActionRead, Notice, StepDone, TextWritten
@@ -167,7 +167,7 @@ def test_model_failure_ends_the_turn_and_keeps_the_work(picture: Image.Image, tm
 
 
 def test_kernel_failure_ends_the_turn(picture: Image.Image) -> None:
-    trajectory, _ = run([TURN, ANSWER], picture, provisioner="no-such-one")
+    trajectory, _ = run([TURN, ANSWER], picture, kernel=KernelOptions(provisioner="no-such-one"))
     assert trajectory.stop_reason is StopReason.KERNEL_ERROR
     assert isinstance(trajectory.failure, KernelError)
 

@@ -18,18 +18,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from kernel_agent import Session, Status
+from kernel_agent import KernelOptions, Session, Status
 from kernel_agent.provisioners.zygote import close_parents, parents, report
 from kernel_agent.session.channel import kernel_environment
 from kernel_agent.types import StreamOutput, TextOutput
 
+FORKED = KernelOptions(isolation="none")
+PLAIN = KernelOptions(isolation="none", fork=False)
 pytestmark = pytest.mark.skipif(bool(parents.unsupported()), reason="no fork server on this system")
 
 
 @pytest.fixture(autouse=True)
 def warm() -> None:
     if "warm" not in report().detail:
-        with Session(provisioner="codevision-fork"):
+        with Session(kernel=FORKED):
             until(lambda: "1 warm" in report().detail)
 
 
@@ -40,7 +42,7 @@ def closed() -> Iterator[None]:
 
 
 def forked() -> Session:
-    return Session([Image.new("RGB", (60, 40), "red")], provisioner="codevision-fork")
+    return Session([Image.new("RGB", (60, 40), "red")], kernel=FORKED)
 
 
 def provisioner(session: Session) -> Any:
@@ -122,8 +124,8 @@ def look():
 
 def test_a_fork_sees_what_an_ordinary_kernel_sees() -> None:
     seen = []
-    for name in ("codevision-local", "codevision-fork"):
-        with Session(provisioner=name) as session:
+    for options in (PLAIN, FORKED):
+        with Session(kernel=options) as session:
             assert session.run(LOOK).status is Status.OK
             seen.append(said(session, "look()"))
     ordinary, fork = seen
@@ -273,9 +275,10 @@ def test_sessions_outlive_the_parent() -> None:
 
 HOST = """
 import os, sys, time
-from kernel_agent import Session
-first = Session(provisioner="codevision-fork").__enter__()
-second = Session(provisioner="codevision-fork").__enter__()
+from kernel_agent import KernelOptions, Session
+FORKED = KernelOptions(isolation="none")
+first = Session(kernel=FORKED).__enter__()
+second = Session(kernel=FORKED).__enter__()
 assert not second._channel._manager.provisioner.why_not_forked
 cell = second.run("import os, subprocess; print(os.getppid(), os.getpid(), subprocess.Popen(['sleep', '300']).pid)")
 print(cell.outputs[0].text, flush=True)
@@ -372,7 +375,7 @@ def test_what_cannot_be_forked_starts_the_ordinary_way(tmp_path: Path) -> None:
     manager._kernel_spec = KernelSpec(
         argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         language="python",
-        metadata={"kernel_provisioner": {"provisioner_name": "codevision-fork"}},
+        metadata={"kernel_provisioner": {"provisioner_name": "codevision"}},
     )
     manager.start_kernel()
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kernel_agent import Budget, Session, Status
+from kernel_agent import Budget, KernelOptions, Session, Status
 from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.types import CellResult, ErrorOutput, ImageOutput, Names, StreamOutput, TextOutput
 
@@ -306,7 +306,10 @@ def test_bad_image_raises_before_any_kernel(tmp_path: Path) -> None:
 
 
 def test_unknown_provisioner_is_a_clear_error(picture: Image.Image) -> None:
-    with pytest.raises(KernelError, match="could not be started"), Session([picture], provisioner="no-such-one"):
+    with (
+        pytest.raises(KernelError, match="could not be started"),
+        Session([picture], kernel=KernelOptions(provisioner="no-such-one")),
+    ):
         pass
 
 

@@ -1,4 +1,4 @@
-"""A fork server ("zygote"): kernels as forks of one warm parent process, `Session(provisioner="codevision-fork")`.
+"""A fork server ("zygote"): kernels as forks of one warm parent process; what `KernelOptions(fork=True)` asks for.
 
 ::
 
@@ -7,14 +7,14 @@
     parents.py      one parent per  Pillow, OpenCV and pyplot (warm.py), sockets and threads; reads its own
     parent.py       environment     one thread, no kernel's key          connection file
 
-Guarantees: what runs in a forked kernel sees what `codevision-local` gives (settings, sys.path, sys.argv, environment,
+Guarantees: what runs in a forked kernel sees what an ordinary kernel of ours gets (settings, sys.path, sys.argv, environment,
 working directory, log, process group, exit status), except that the libraries above are already in `sys.modules`; the
 random states of `random` and `numpy.random` are fresh in each; no descriptor but 0, 1, 2 is inherited; the parent never
 reads a connection file. When the host dies, the parent kills every kernel's process group and ends; when the parent
 dies, Linux kills its kernels and the host their process groups; when a kernel dies, the rest of its group is killed
 before its id can be used again.
 
-Limits: Linux only. There and elsewhere, a kernel starts as `codevision-local` does wherever a fork cannot be had, and
+Limits: Linux only. There and elsewhere, a kernel starts the ordinary way wherever a fork cannot be had, and
 `report` says why: a library leaves a thread or an open file behind on import, a trial kernel does not come up,
 IPYTHONDIR holds settings of the user's own, the caller wants a pipe. No isolation. All kernels of a parent share the seed of
 `hash()` (which `PYTHONHASHSEED=0` fixes anyway) and the layout of addresses; their umask and resource limits are those

@@ -1,4 +1,4 @@
-"""The `codevision-fork` provisioner: kernels forked from a warm parent, else started as `codevision-local` does."""
+"""The `codevision` provisioner: kernels forked from a warm parent where that can be had, else ordinary processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning import LocalProvisioner as JupyterLocalProvisioner
+from jupyter_client.provisioning import LocalProvisioner
+from traitlets import Bool
 
-from kernel_agent.provisioners.local import LocalProvisioner
 from kernel_agent.provisioners.zygote.parent import ForkedProcess, ForkError, Order
 from kernel_agent.provisioners.zygote.parents import Warmth, ask
 
@@ -29,14 +29,19 @@ _LAUNCHER = "kernel_agent.session.kernel_app"
 _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "extra_arguments", "kernel_id", "independent"}
 
 
-class ForkProvisioner(LocalProvisioner):
-    """Forks kernels of this package's own launcher; anything else, and anything that fails, starts the ordinary way.
+class CodeVisionProvisioner(LocalProvisioner):
+    """Starts this package's own kernels, and takes the children the code started along when one is killed.
+
+    Not reached in an ordinary process: children that made a session of their own (isolation contains those).
 
     Attributes:
         why_not_forked: why the running kernel is an ordinary process; empty where it is a fork.
+        level: isolation of the running kernel, as `types.Isolation` has it.
     """
 
+    fork: bool = Bool(True, help="Fork kernels of this package's own launcher from a warm parent.").tag(config=True)  # type: ignore[assignment]
     why_not_forked = ""
+    level = "none"
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Fork, or launch the command."""
@@ -53,6 +58,8 @@ class ForkProvisioner(LocalProvisioner):
 
     async def _fork(self, cmd: list[str], options: dict[str, Any]) -> ForkedProcess:
         env = options.get("env") or dict(os.environ)
+        if not self.fork:
+            raise ForkError("forking is switched off")
         if why := _refusal(cmd, options, env):
             raise ForkError(why)
         parent = ask(Warmth.of(tuple(cmd[:-4]), env))
@@ -78,14 +85,19 @@ class ForkProvisioner(LocalProvisioner):
             with contextlib.suppress(ForkError):
                 await _within(GONE_SECONDS, self.process.ended, lambda late: None)
         else:
+            self._kill_group()
             await super().kill(restart=restart)
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Whatever of the group outlived an ordinary kernel; a forked one's is gone already."""
+        """Whatever of the group outlived an ordinary kernel goes too; a forked one's is gone already."""
         if self.why_not_forked:
-            await super().cleanup(restart=restart)
-        else:
-            await JupyterLocalProvisioner.cleanup(self, restart=restart)
+            self._kill_group()
+        await super().cleanup(restart=restart)
+
+    def _kill_group(self) -> None:
+        if self.pid and hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
 
 def _refusal(cmd: list[str], options: dict[str, Any], env: dict[str, str]) -> str:
