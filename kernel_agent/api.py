@@ -23,7 +23,7 @@ from kernel_agent.conversation import Conversation, check_question
 from kernel_agent.errors import InputError
 from kernel_agent.notices import Watch
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Budget, KernelOptions, Message, Sampling
+from kernel_agent.types import Budget, Message, Sampling
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
@@ -179,14 +179,12 @@ def _recorded_model(model: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The agent's options a trajectory was made with."""
+    """The agent's options a trajectory was made with; its kernel's are left out: a file must not choose its isolation."""
     from kernel_agent.session.images import ViewBounds
 
     options: dict[str, Any] = {key: header[key] for key in ("protocol", "max_pixels") if key in header}
     if "budget" in header:
         options["budget"] = Budget(**header["budget"])
-    if "kernel" in header:
-        options["kernel"] = KernelOptions(**header["kernel"])
     if "sampling" in header:
         options["sampling"] = Sampling(**{**header["sampling"], "stop": tuple(header["sampling"].get("stop", ()))})
     if "view_bounds" in header:

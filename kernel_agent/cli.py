@@ -74,6 +74,17 @@ def ask(
     max_pixels: Annotated[int, typer.Option(min=1, help="Largest image taken, in pixels.")] = 100_000_000,
     view_pixels: Annotated[int | None, typer.Option(min=1, help="Largest view shown to the model, in pixels.")] = None,
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Fetch http(s) image URLs.")] = False,
+    isolation: Annotated[
+        str,
+        typer.Option(
+            help="Least isolation of the kernel: strong, medium, container; auto is the best that works here.",
+            envvar="CODEVISION_ISOLATION",
+        ),
+    ] = "auto",
+    unsafe_no_sandbox: Annotated[
+        bool, typer.Option("--unsafe-no-sandbox", help="Run the model's code with your own rights.")
+    ] = False,
+    memory: Annotated[int, typer.Option(min=256, help="Memory of the kernel and its processes, in MiB.")] = 4096,
     self_contained: Annotated[
         bool,
         typer.Option(
@@ -99,6 +110,7 @@ def ask(
             "protocol": protocol,
             "api_key": os.environ.get("CODEVISION_API_KEY") or None,
             "watch": None if as_json or quiet else Progress(),
+            "kernel": _kernel(context, isolation, unsafe_no_sandbox, memory),
             **_limits(context, view_pixels),
         }
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -122,6 +134,22 @@ def ask(
     except (CodeVisionError, ValueError, OSError) as error:
         _fail(error, str(error), started, as_json)
     _report(trajectory, started, as_json=as_json, quiet=quiet)
+
+
+def _kernel(context: typer.Context, isolation: str, unsafe: bool, memory: int) -> Any:
+    """How the kernel is started where the user said anything of it; None leaves it to the package."""
+    from kernel_agent.types import Isolation, KernelOptions
+
+    given = [context.get_parameter_source(name) for name in ("isolation", "unsafe_no_sandbox", "memory")]
+    if all(source is None or source.name == "DEFAULT" for source in given):
+        return None
+    levels = ("auto", *(level for level in Isolation if level is not Isolation.NONE))
+    if isolation not in levels:
+        _usage(f"--isolation {isolation}: give {', '.join(levels)}, or --unsafe-no-sandbox for none at all.")
+    if unsafe and isolation != "auto":
+        _usage(f"--isolation {isolation} and --unsafe-no-sandbox contradict each other: give one of them.")
+    level: Any = Isolation.NONE if unsafe else isolation if isolation == "auto" else Isolation(isolation)
+    return KernelOptions(isolation=level, memory_mb=memory)
 
 
 def _limits(context: typer.Context, view_pixels: int | None) -> dict[str, Any]:
