@@ -292,34 +292,36 @@ _kernel: Kernel | None = None
 
 
 def start(config: str) -> None:
-    """Set up a kernel of ours. `config` is JSON: `folder` with the inputs, `inputs` and `restored`, `Kernel`'s options.
+    """Set up a kernel of ours. `config` is JSON: `inputs` and `Kernel`'s options.
 
-    Each input is {"file", "mode", "size"}: raw pixels under `folder`.
+    Each input is {"mode", "size"}; its raw pixels are a buffer of the request that runs this.
     """
     from IPython.core.getipython import get_ipython
 
     global _kernel
     options: dict[str, Any] = json.loads(config)
-    folder, inputs = Path(options.pop("folder")), options.pop("inputs")
+    inputs = options.pop("inputs")
     _kernel = Kernel(get_ipython(), **options)
-    for item in inputs:
-        _kernel.hold(read_raw(folder, item))
+    _hold(inputs)
 
 
 def restore(config: str) -> None:
     """Hold pictures again that a cell made which cannot be run again (it was interrupted or killed the kernel)."""
-    assert _kernel is not None
-    options = json.loads(config)
-    for item in options["inputs"]:
-        _kernel.hold(read_raw(Path(options["folder"]), item))
+    _hold(json.loads(config)["inputs"])
 
 
-def read_raw(folder: Path, item: Mapping[str, Any]) -> Image.Image:
-    """An image from raw pixels in a file."""
+def _hold(inputs: list[Mapping[str, Any]]) -> None:
+    """Hold the pictures whose raw pixels came with the running request."""
     from PIL import Image
 
-    width, height = item["size"]
-    return Image.frombytes(item["mode"], (width, height), (folder / item["file"]).read_bytes())
+    assert _kernel is not None
+    if not inputs:
+        return
+    request = _kernel.shell.kernel.get_parent("shell")
+    for item, pixels in zip(inputs, request["buffers"], strict=True):
+        width, height = item["size"]
+        _kernel.hold(Image.frombytes(item["mode"], (width, height), pixels))
+    request["buffers"] = []  # the kernel keeps the request until the next one
 
 
 def open_notebook(run_id: str, *, folder: str = ".", **options: Any) -> list[Image.Image]:

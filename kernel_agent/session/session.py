@@ -150,7 +150,9 @@ class Session:
         """The running kernel; a new one with the images and the state of all cells so far where none runs."""
         if self._channel is not None and self._channel.alive:
             return self._channel
-        await self._drop()  # it died between cells
+        if self._channel is not None and self._channel.broken is not None:  # it died between cells
+            self._log("kernel_died", **self._channel.broken.facts)
+        await self._drop()
         if self._folder is None:
             self._folder = _short_folder()
         channel = KernelChannel(self._folder, self.kernel)
@@ -182,25 +184,18 @@ class Session:
             await channel.stop()
 
     async def _call(self, function: str, images: Sequence[int], **config: Any) -> None:
-        """Run a function of `kernel_side` with the given images handed over as raw pixels in files."""
+        """Run a function of `kernel_side` with the given images handed over as raw pixels, over the wire."""
         assert self._channel is not None
-        assert self._folder is not None
-        items: list[dict[str, Any]] = []
-        for index in images:
-            pil = self._pil.get(index) or normalise(self.images[index].to_pil())
-            path = self._folder / f"input-{index}.raw"
-            path.write_bytes(pil.tobytes())
-            items.append({"file": path.name, "mode": pil.mode, "size": pil.size})
-        text = json.dumps({"folder": str(self._folder), "inputs": items, **config})
+        pictures = [self._pil.get(index) or normalise(self.images[index].to_pil()) for index in images]
+        items = [{"mode": picture.mode, "size": picture.size} for picture in pictures]
+        text = json.dumps({"inputs": items, **config})
         code = f"from kernel_agent.session import kernel_side as _k; _k.{function}({text!r}); del _k"
+        pixels = [picture.tobytes() for picture in pictures]
         try:
             async with asyncio.timeout(60):
-                reply = await self._channel.execute(code, lambda message: None, silent=True)
+                reply = await self._channel.execute(code, lambda message: None, silent=True, buffers=pixels)
         except (TimeoutError, KernelDied) as error:
             raise KernelError(f"The kernel could not take the images: {error or 'no answer in 60 s'}.") from error
-        finally:
-            for item in items:
-                (self._folder / item["file"]).unlink(missing_ok=True)
         if reply["content"]["status"] != "ok":
             raise KernelError(f"The kernel could not be set up: {reply['content'].get('evalue')}.")
 
@@ -268,7 +263,7 @@ class Session:
             cancelled = await _through_cancels(stopping) or cancelled
             status = stopping.result()
         except KernelDied as died:
-            collector.event("kernel_died", reason=str(died))
+            collector.event("kernel_died", **died.facts)
             status = Status.KILLED
         self.images += collector.images
         try:
@@ -303,7 +298,7 @@ class Session:
         except TimeoutError:
             collector.event("kernel_killed", why=f"the cell did not end within {GRACE_SECONDS} s of the interrupt")
         except KernelDied as died:
-            collector.event("kernel_died", reason=str(died))
+            collector.event("kernel_died", **died.facts)
         return Status.KILLED
 
     def _take_output(self, data: bytes, index: int, parent: int | None, affine: Affine | None) -> KernelImage:
