@@ -16,6 +16,8 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import Bool
 
+from kernel_agent.provisioners.environment import harmless
+from kernel_agent.provisioners.run_folder import RunFolder, kernel_behind
 from kernel_agent.provisioners.zygote.parent import ForkedProcess, ForkError, Order
 from kernel_agent.provisioners.zygote.parents import Warmth, ask
 
@@ -34,7 +36,10 @@ class CodeVisionProvisioner(LocalProvisioner):
 
     Not reached in an ordinary process: children that made a session of their own (isolation contains those).
 
+    Every kernel has a folder of its own (run_folder.py) and the harmless part of the environment (environment.py).
+
     Attributes:
+        run_folder: sockets, connection file and IPython profile of the kernel; None before the first launch.
         why_not_forked: why the running kernel is an ordinary process; empty where it is a fork.
         level: isolation of the running kernel, as `types.Isolation` has it.
     """
@@ -42,6 +47,24 @@ class CodeVisionProvisioner(LocalProvisioner):
     fork: bool = Bool(True, help="Fork kernels of this package's own launcher from a warm parent.").tag(config=True)  # type: ignore[assignment]
     why_not_forked = ""
     level = "none"
+    run_folder: RunFolder | None = None
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Fix the connection, the environment and the command line."""
+        self.run_folder = self.run_folder or RunFolder()
+        self.run_folder.move_in(self.parent)
+        kwargs = await super().pre_launch(**kwargs)
+        kwargs["cmd"] = self.run_folder.hand_over(self.parent, kwargs["cmd"])
+        return kwargs
+
+    def _finalize_env(self, env: dict[str, str]) -> None:
+        """Keep what is harmless and what the kernelspec itself sets."""
+        super()._finalize_env(env)
+        assert self.run_folder is not None
+        kept = {"IPYTHONDIR": str(self.run_folder.ipython)} | harmless(env)
+        env |= kept  # its own
+        for name in env.keys() - kept.keys() - self.kernel_spec.env.keys():
+            del env[name]
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Fork, or launch the command."""
@@ -74,8 +97,20 @@ class CodeVisionProvisioner(LocalProvisioner):
         """A signal to the kernel's process group."""
         if isinstance(self.process, ForkedProcess):
             self.process.signal_group(signum)
-        else:
+        elif not self._signal_kernel(signum):
             await super().send_signal(signum)
+
+    def _signal_kernel(self, signum: int) -> bool:
+        """A signal to a kernel that is not the process launched here but a descendant of it: to its group, if it has one."""
+        kernel = kernel_behind(self.parent, self.pid) if self.process and self.pid else None
+        if kernel is None or kernel == self.pid:
+            return False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(kernel) == kernel:
+                os.killpg(kernel, signum)
+            else:  # the launcher's group: it would take the signal for its own
+                os.kill(kernel, signum)
+        return True
 
     async def kill(self, restart: bool = False) -> None:
         """SIGKILL to the kernel's process group; a forked kernel is gone when this returns (jupyter_client would poll)."""
@@ -85,6 +120,7 @@ class CodeVisionProvisioner(LocalProvisioner):
             with contextlib.suppress(ForkError):
                 await _within(GONE_SECONDS, self.process.ended, lambda late: None)
         else:
+            self._signal_kernel(signal.SIGKILL)
             self._kill_group()
             await super().kill(restart=restart)
 
@@ -93,6 +129,9 @@ class CodeVisionProvisioner(LocalProvisioner):
         if self.why_not_forked:
             self._kill_group()
         await super().cleanup(restart=restart)
+        if self.run_folder is not None and not restart:
+            self.run_folder.close()
+            self.run_folder = None
 
     def _kill_group(self) -> None:
         if self.pid and hasattr(os, "killpg"):

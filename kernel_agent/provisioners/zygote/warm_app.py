@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
 
+import zmq
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
@@ -105,6 +106,7 @@ class WarmApp(kernel_app.KernelApp):
         app.init_gui_pylab()
         app.init_extensions()
         app.init_code()
+        self._welcome()
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -118,6 +120,12 @@ class WarmApp(kernel_app.KernelApp):
             app.shell.user_ns_hidden.update(app.shell.user_ns)
         app._run_cmd_line_code()
         app._run_module()
+
+    def _welcome(self) -> None:
+        """Greet the clients that came while the rest was set up: that message has to be their first (ipykernel 7)."""
+        thread: Any = self.iopub_thread
+        if hasattr(thread, "_xpub_stream"):
+            thread.schedule(lambda: thread._xpub_stream.flush(zmq.POLLIN))
 
     def _end_control(self) -> None:
         """End the control thread first: upstream ends the iopub thread first, for which the other may wait for 10 s."""
