@@ -74,6 +74,8 @@ class Kernel:
         lineage.install()
         self._format = shell.display_formatter.format
         shell.display_formatter.format = self.format
+        self._publish = shell.display_pub.publish
+        shell.display_pub.publish = self.publish
         shell.events.register("pre_run_cell", self.before_cell)
         shell.events.register("post_run_cell", self.after_cell)
         self.streams: list[CappedStream] = []
@@ -159,6 +161,16 @@ class Kernel:
         if encoded is None:
             return data, metadata
         return self.show(_decode(encoded), None)
+
+    def publish(self, data: Any, metadata: Any = None, **options: Any) -> None:
+        """IPython's own; a picture in a bundle that nobody formatted (`display(..., raw=True)`) is shown as ours."""
+        if isinstance(data, dict) and "codevision" not in (metadata or {}):
+            encoded = data.get("image/png") or data.get("image/jpeg")
+            if encoded is not None:
+                data, metadata = self.show(_decode(encoded), None)
+                if not data:
+                    return
+        self._publish(data=data, metadata=metadata, **options)
 
     def show_traceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """IPython's own, with the lineage wrappers off the end of the traceback."""

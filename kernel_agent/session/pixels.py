@@ -67,7 +67,7 @@ class Encoded:
 def read_pixels(record: Mapping[str, Any], buffers: Sequence[Any]) -> Pixels:
     """The picture that a kernel's message carries in its buffers. ValueError where it is not exactly what `record` says."""
     mode, size = record.get("mode"), record.get("size")
-    if mode not in CHANNELS:
+    if not isinstance(mode, str) or mode not in CHANNELS:
         raise ValueError(f"pixels of mode {str(mode)[:20]!r}: only {', '.join(CHANNELS)} are taken")
     if not isinstance(size, list) or len(size) != 2 or any(type(side) is not int for side in size):
         raise ValueError(f"pixels of size {str(size)[:40]}: two whole numbers are taken")
@@ -100,18 +100,17 @@ def encode(pixels: Pixels, encoding: ImageEncoding, bounds: ViewBounds) -> Encod
 
 
 class Exact:
-    """The exact pixels of lossy images while their cell runs: raw up to `RAW_BYTES` in all, as PNG files after that."""
+    """The exact pixels of lossy images while their cell runs: raw up to `raw_bytes` in all, as PNG files after that."""
 
-    RAW_BYTES = 256 * 2**20
-
-    def __init__(self) -> None:
+    def __init__(self, raw_bytes: int = 256 * 2**20) -> None:
+        self.raw_bytes = raw_bytes
         self._held: dict[int, Pixels | bytes] = {}
         self._raw = 0
 
     def keep(self, index: int, pixels: Pixels) -> None:
         """Those of image `index`."""
         size = memoryview(pixels.data).nbytes
-        if self._raw + size <= self.RAW_BYTES:
+        if self._raw + size <= self.raw_bytes:
             self._raw += size
             self._held[index] = pixels
         else:

@@ -1,8 +1,7 @@
 """PNG files from raw pixels, as cheap as they can be made.
 
 Every row is filtered by its upper neighbour ("Up", NumPy) and deflated by ISA-L's level 1, in bands that stay in the
-processor's cache. Without `isal` the standard library's zlib does it: level 1 where many bytes repeat, run lengths and
-Huffman codes where few do.
+processor's cache. Without `isal` the standard library's zlib does it, at level 1 too.
 
 Guarantees: the file is a plain 8-bit PNG (grey, RGB or RGBA; one IDAT, no other chunk) that decodes to exactly the pixels
 given. Not guaranteed: the same bytes from another version of the compressor; compare pixels, not files.
@@ -13,12 +12,13 @@ CPU ms / KiB, medians in turn on one core of a shared machine (a resized photo w
 |---|---|---|---|---|
 | Pillow, level 1 | 77 / 1601 | 18 / 224 | 1336 / 24111 | 446 / 2607 |
 | OpenCV, default | 21 / 1500 | 14 / 998 | | |
-| this, zlib | 16 / 1495 | 7 / 252 | 270 / 21441 | 100 / 2877 |
+| this, zlib | 35 / 1626 | 7 / 252 | 532 / 24173 | 100 / 2877 |
 | **this, isal** | **5.2 / 1514** | **1.7 / 266** | **107 / 21941** | **23 / 2862** |
 
 So it takes 5 to 15 times less than Pillow, and a file is 0.9 to 1.2 times as large: 1.1 times for large pages of text, 1.2
 for small ones. Row filter "none" would spare text 10% and cost drawings and gradients 50% and more; ISA-L's levels 2 and
-3 gain nothing on filtered rows, level 0 costs 60% of size; zlib-ng (level 2: 30 ms) and libdeflate (level 1: 19 ms) are slower.
+3 gain nothing on filtered rows, level 0 costs 60% of size; on the photo zlib-ng (level 2: 30 ms) and libdeflate (level 1:
+19 ms) are slower, and zlib's run lengths or Huffman codes alone (16 ms) make other pictures up to five times as large.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 _COLOUR = {"L": 0, "RGB": 2, "RGBA": 6}
 _UP = 2
 _BAND = 256 * 1024
-_SAMPLED_ROWS = 64
-_MANY = 0.4  # share of bytes equal to the one above, from which matches are worth looking for
 
 
 def write_png(mode: str, size: tuple[int, int], pixels: bytes | memoryview, *, pure: bool = False) -> bytes:
@@ -60,7 +58,7 @@ def write_png(mode: str, size: tuple[int, int], pixels: bytes | memoryview, *, p
     rows = data.reshape(height, row)
     fast = isal_zlib is not None and not pure
     crc = isal_zlib.crc32 if fast else zlib.crc32
-    parts = _deflate(rows, _compressor(rows, fast))
+    parts = _deflate(rows, isal_zlib.compressobj(1) if fast else zlib.compressobj(1))
     body = crc(b"IDAT")
     for part in parts:
         body = crc(part, body)
@@ -100,13 +98,3 @@ def _deflate(rows: np.ndarray[Any, Any], compressor: Any) -> list[bytes]:
         parts.append(compressor.compress(filtered))
     parts.append(compressor.flush())
     return parts
-
-
-def _compressor(rows: np.ndarray[Any, Any], fast: bool) -> Any:
-    if fast:
-        return isal_zlib.compressobj(1, isal_zlib.DEFLATED, 15)
-    import numpy as np
-
-    lower = np.linspace(1, len(rows) - 1, min(_SAMPLED_ROWS, len(rows) - 1)).astype(np.intp)
-    same = float((rows[lower] == rows[lower - 1]).mean()) if len(lower) else 1.0
-    return zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_DEFAULT_STRATEGY if same >= _MANY else zlib.Z_RLE)
