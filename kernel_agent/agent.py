@@ -17,7 +17,7 @@ from kernel_agent.notices import Watch
 from kernel_agent.protocols import Protocol, get_protocol
 from kernel_agent.session import Session
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Budget, Json, KernelOptions, Sampling, Task
+from kernel_agent.types import Budget, ImageEncoding, Json, KernelOptions, Sampling, Task
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
@@ -32,7 +32,7 @@ class Agent:
         protocol: how the model says "run this"; a name of `kernel_agent.protocols.PROTOCOLS` or an object.
         budget: limits of a turn.
         sampling: how the model samples; `max_tokens` caps one message.
-        bounds, max_pixels, allow_http, kernel: as `Session` takes them.
+        bounds, max_pixels, allow_http, kernel, encoding: as `Session` takes them.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class Agent:
         max_pixels: int = 100_000_000,
         allow_http: bool = False,
         kernel: KernelOptions = KernelOptions(),
+        encoding: ImageEncoding = ImageEncoding(),
     ) -> None:
         self.model = model
         self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
         self.budget = budget
         self.sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *self.protocol.stop))))
         self.bounds, self.max_pixels, self.allow_http, self.kernel = bounds, max_pixels, allow_http, kernel
+        self.encoding = encoding
 
     def session(self, images: tuple[object, ...] = ()) -> Session:
         """A session as this agent needs it, not yet started. Raises ImageError."""
@@ -63,6 +65,7 @@ class Agent:
             max_pixels=self.max_pixels,
             allow_http=self.allow_http,
             kernel=self.kernel,
+            encoding=self.encoding,
         )
 
     def run(
@@ -105,6 +108,7 @@ class Agent:
             "view_bounds": asdict(session.bounds),
             "max_pixels": session.max_pixels,
             "kernel": asdict(session.kernel),
+            "image_encoding": asdict(session.encoding),
             "names": asdict(self.protocol.names),
             "environment": environment(),
         }

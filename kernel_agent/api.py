@@ -23,7 +23,7 @@ from kernel_agent.conversation import Conversation, check_question
 from kernel_agent.errors import InputError
 from kernel_agent.notices import Watch
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Budget, Message, Sampling
+from kernel_agent.types import Budget, ImageEncoding, Message, Sampling
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
@@ -189,4 +189,6 @@ def _recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
         options["sampling"] = Sampling(**{**header["sampling"], "stop": tuple(header["sampling"].get("stop", ()))})
     if "view_bounds" in header:
         options["bounds"] = ViewBounds(**header["view_bounds"])
+    if "image_encoding" in header:
+        options["encoding"] = ImageEncoding(**header["image_encoding"])
     return options

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -26,6 +27,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+class JpegFor(StrEnum):
+    """What is encoded with loss."""
+
+    VIEW = "view"
+    NOTEBOOK = "notebook"
+    BOTH = "both"
+
 
 ASK_HELP = """Ask a question about images.
 
@@ -73,6 +83,10 @@ def ask(
     seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Largest image taken, in pixels.")] = 100_000_000,
     view_pixels: Annotated[int | None, typer.Option(min=1, help="Largest view shown to the model, in pixels.")] = None,
+    jpeg: Annotated[
+        JpegFor | None,
+        typer.Option(help="Lossy JPEG for what cells show: in the model's view, in the notebook, or in both."),
+    ] = None,
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Fetch http(s) image URLs.")] = False,
     isolation: Annotated[
         str,
@@ -111,7 +125,7 @@ def ask(
             "api_key": os.environ.get("CODEVISION_API_KEY") or None,
             "watch": None if as_json or quiet else Progress(),
             "kernel": _kernel(context, isolation, unsafe_no_sandbox, memory),
-            **_limits(context, view_pixels),
+            **_limits(context, view_pixels, jpeg),
         }
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if continue_from is None:
@@ -152,10 +166,10 @@ def _kernel(context: typer.Context, isolation: str, unsafe: bool, memory: int) -
     return KernelOptions(isolation=level, memory_mb=memory)
 
 
-def _limits(context: typer.Context, view_pixels: int | None) -> dict[str, Any]:
-    """Budget, sampling and bounds as far as the user gave any of their options; the rest is left to the package."""
+def _limits(context: typer.Context, view_pixels: int | None, jpeg: JpegFor | None) -> dict[str, Any]:
+    """Budget, sampling, bounds and encoding as far as the user gave their options; the rest is left to the package."""
     from kernel_agent.session.images import ViewBounds
-    from kernel_agent.types import Budget, Sampling
+    from kernel_agent.types import Budget, ImageEncoding, Sampling
 
     def chosen(*names: str) -> dict[str, Any]:
         sources = {name: context.get_parameter_source(name) for name in names}
@@ -168,6 +182,9 @@ def _limits(context: typer.Context, view_pixels: int | None) -> dict[str, Any]:
         limits["sampling"] = Sampling(**sampling)
     if view_pixels is not None:
         limits["bounds"] = ViewBounds(max_pixels=view_pixels)
+    if jpeg is not None:
+        in_notebook, in_view = jpeg is not JpegFor.VIEW, jpeg is not JpegFor.NOTEBOOK
+        limits["encoding"] = ImageEncoding(notebook="jpeg" if in_notebook else "png", view="jpeg" if in_view else "png")
     return limits
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from kernel_agent.errors import InputError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -62,8 +64,10 @@ class KernelImage:
     Attributes:
         index: position in the kernel's `images`.
         name: the one label: variable in the kernel, name in prompt and notebook (`image_0`, ...).
-        data: the image at full size as a file: the given bytes for an input, a lossless PNG for an output.
+        data: the image at full size as a file: the given bytes for an input; for an output a PNG, or a JPEG where
+            `ImageEncoding.notebook` asks for it.
         mime: media type of `data`.
+        lossless: whether `data` has the very pixels that the kernel held; where not, only `pixel_sha256` speaks of those.
         size: full size after normalisation (EXIF orientation applied).
         pixel_sha256: SHA-256 over mode, size and raw pixels (`session.images.pixel_sha256`).
         view: what the model was shown, as a PNG or JPEG file; the same object as `data` where nothing was resized.
@@ -87,9 +91,13 @@ class KernelImage:
     affine: Affine | None = None
     origin: str = "input"
     source: str = ""
+    lossless: bool = True
 
     def to_pil(self) -> Image.Image:
-        """Decode the full-size image (RGB, RGBA or L; EXIF orientation applied)."""
+        """Decode the full-size image (RGB, RGBA or L; EXIF orientation applied).
+
+        Where `lossless` is False these are not the kernel's pixels, and their hash is not `pixel_sha256`.
+        """
         from PIL import Image, ImageOps
 
         image = Image.open(io.BytesIO(self.data))
@@ -124,6 +132,25 @@ class KernelOptions:
     fork: bool = True
     memory_mb: int = 4096
     provisioner: str = "codevision"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoding:
+    """How the images that cells show are encoded. JPEG (quality 90) is lossy: a smaller notebook, less time, no exact pixels.
+
+    Attributes:
+        notebook: of `KernelImage.data`. With "jpeg", images with alpha stay PNG, and so do those of a cell that was
+            interrupted or killed its kernel: it is not run again, so the kernel's state comes back from them.
+        view: of what the model is shown of them, and of inputs that had to be resized.
+    """
+
+    notebook: Literal["png", "jpeg"] = "png"
+    view: Literal["png", "jpeg"] = "png"
+
+    def __post_init__(self) -> None:
+        for name in ("notebook", "view"):
+            if getattr(self, name) not in ("png", "jpeg"):
+                raise InputError(f"image encoding {name}={getattr(self, name)!r}: take png or jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ __all__ = [
     "LoadedImage",
     "View",
     "ViewBounds",
-    "decode_output_png",
+    "decode_output",
     "encode_png",
     "load_image",
     "make_view",
@@ -113,8 +113,11 @@ def load_image(
     )
 
 
-def decode_output_png(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image that came from the kernel (untrusted bytes): PNG or JPEG, checked from its header, normalised."""
+def decode_output(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image file that came from the kernel (untrusted bytes): PNG or JPEG, checked from its header, normalised.
+
+    The file itself must not be kept: it may hold more than pixels. Raises ImageError.
+    """
     return _decode(data, "image output", max_pixels, ("PNG", "JPEG"))[0]
 
 

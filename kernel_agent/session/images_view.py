@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from PIL import Image, ImageCms, ImageOps
 
 from kernel_agent.errors import InputError
+from kernel_agent.session.png import CHANNELS, write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_ASPECT = 200
 """Vision processors refuse more extreme images; views are stretched along the short side to stay within it."""
+
+JPEG_QUALITY = 90
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -121,11 +124,11 @@ def view_size(size: Size, bounds: ViewBounds) -> Size:
     return shown if size[0] >= size[1] else (shown[1], shown[0])
 
 
-def make_view(image: Image.Image, data: bytes, mime: str, bounds: ViewBounds) -> View:
+def make_view(image: Image.Image, data: bytes, mime: str, bounds: ViewBounds, *, jpeg: bool = False) -> View:
     """Return what a model is shown of a normalised `image`, whose file is `data`.
 
-    `data` itself (the same object) where it is an upright, opaque PNG or JPEG within `bounds`; else an RGB PNG: alpha
-    over white, LANCZOS to `view_size`.
+    `data` itself (the same object) where it is an upright, opaque PNG or JPEG within `bounds`; else an RGB PNG, or with
+    `jpeg` a JPEG: alpha over white, LANCZOS to `view_size`.
     """
     size = view_size(image.size, bounds)
     if size == image.size and mime in ("image/png", "image/jpeg") and image.mode != "RGBA" and _plain(image, data):
@@ -133,14 +136,25 @@ def make_view(image: Image.Image, data: bytes, mime: str, bounds: ViewBounds) ->
     flat = _over_white(image)
     if flat.size != size:
         flat = flat.resize(size, Image.Resampling.LANCZOS)
+    if jpeg:
+        return View(data=encode_jpeg(flat), mime="image/jpeg", size=size)
     return View(data=encode_png(flat), mime="image/png", size=size)
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """Encode losslessly, fast rather than small."""
+def encode_jpeg(image: Image.Image) -> bytes:
+    """Encode with loss, at quality 90."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Encode losslessly, fast rather than small. Metadata is left out."""
+    if image.mode not in CHANNELS:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    return write_png(image.mode, image.size, image.tobytes())
 
 
 def _plain(image: Image.Image, data: bytes) -> bool:

@@ -13,8 +13,11 @@ from typing import Any
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
-from jupyter_client.session import json_default, json_packer, orjson_packer
+from jupyter_client.session import Session, json_default, json_packer, orjson_packer
+from traitlets import default
 from traitlets.config import Config
+
+from kernel_agent.session.kernel_side import MIME_PICTURE
 
 
 def pack(message: Any) -> bytes:
@@ -28,8 +31,35 @@ def pack(message: Any) -> bytes:
         return json.dumps(message, default=json_default, ensure_ascii=False).encode("utf-8", "replace")
 
 
+class PictureSession(Session):
+    """A session that sends a picture's pixels as a buffer of the message that shows it: not encoded, and not copied again.
+
+    A picture becomes one of the kernel's images here, as it leaves, so that what was captured and never shown takes no name.
+    """
+
+    def send(self, stream: Any, msg_or_type: Any, content: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Upstream's, with the picture in the content taken apart; nothing is sent where it is refused."""
+        whole = msg_or_type.get("content") if isinstance(msg_or_type, dict) else content
+        data = whole.get("data") if isinstance(whole, dict) else None
+        if isinstance(whole, dict) and isinstance(data, dict) and MIME_PICTURE in data:
+            taken = data[MIME_PICTURE].send()
+            if taken is None:
+                return None
+            shown, metadata, pixels = taken
+            whole = {**whole, "data": shown, "metadata": {**whole.get("metadata", {}), **metadata}}
+            if isinstance(msg_or_type, dict):
+                msg_or_type = {**msg_or_type, "content": whole, "buffers": [pixels]}
+            else:
+                content, kwargs["buffers"] = whole, [pixels]
+        return super().send(stream, msg_or_type, content, *args, **kwargs)
+
+
 class KernelApp(IPKernelApp):
-    """ipykernel whose iopub socket has no high-water mark."""
+    """ipykernel whose iopub socket has no high-water mark and whose session takes pictures."""
+
+    @default("session")
+    def _make_session(self) -> Session:
+        return PictureSession(parent=self)
 
     def init_iopub(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Bind iopub after lifting the limit on queued messages."""

@@ -1,9 +1,9 @@
 """The part of a session that lives inside the kernel: images by name, and what the code shows.
 
 Every picture a cell shows (last expression, display(), plt.show(), Image.show(), several in one cell) is appended to
-`images`, bound to its name (`image_3`) and published as a lossless PNG whose metadata carries name, size and lineage.
-`start` sets this up in a kernel of ours; `open_notebook` does the same in any Python kernel that re-runs a saved
-notebook. The names are bound anew before every cell, so code that deletes or overwrites them harms only its own cell.
+`images`, bound to its name (`image_3`) and published with name, size and lineage: as raw pixels beside the message to a host of
+ours, which encodes them once, and as a lossless PNG to any other. `start` sets this up in a kernel of ours;
+`open_notebook` does the same in any Python kernel that re-runs a saved notebook. The names are bound anew before every cell, so code that deletes or overwrites them harms only its own cell.
 
 Nothing here is trusted by the host: code in the kernel can change all of it.
 """
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MIME_NOTE = "application/vnd.codevision.note+json"
 """Published once at the end of a cell for the host alone: what was left out."""
 
+MIME_PICTURE = "application/vnd.codevision.picture"
+"""In this process only: a `Picture` on its way to the kernel's session, which puts its pixels into a message's buffers."""
+
 _IMPORTS = {
     "PIL": "PIL",
     **{name: f"PIL.{name}" for name in ("Image", "ImageChops", "ImageColor", "ImageDraw", "ImageEnhance")},
@@ -45,7 +48,8 @@ class Kernel:
     """The images of one kernel and the hooks that keep them named.
 
     `max_images` counts the inputs too; `output_chars` limits what each cell may write to stdout and to stderr
-    (None: no limit); a picture over `max_pixels` is refused with a ValueError in the cell.
+    (None: no limit); a picture over `max_pixels` is refused with a ValueError in the cell. With `raw`, pictures leave as
+    pixels: only for a kernel whose session is `kernel_app.PictureSession`, asked by a host that takes them.
     """
 
     def __init__(
@@ -58,8 +62,9 @@ class Kernel:
         max_images: int = 10_000,
         max_pixels: int = 100_000_000,
         output_chars: int | None = None,
+        raw: bool = False,
     ) -> None:
-        self.shell = shell
+        self.shell, self.raw = shell, raw
         self.held: list[Image.Image] = []
         self.skipped: dict[int, Image.Image] = {}  # pictures of cells that are not run again, held in their turn
         self.pattern, self.first, self.saved_files = pattern, first, saved_files
@@ -69,6 +74,8 @@ class Kernel:
         lineage.install()
         self._format = shell.display_formatter.format
         shell.display_formatter.format = self.format
+        self._publish = shell.display_pub.publish
+        shell.display_pub.publish = self.publish
         shell.events.register("pre_run_cell", self.before_cell)
         shell.events.register("post_run_cell", self.after_cell)
         self.streams: list[CappedStream] = []
@@ -86,8 +93,9 @@ class Kernel:
         self.held.append(image)
         lineage.register(image, index)
         if self.saved_files:
-            image.save(Path(f"{self.name(index)}.png"), compress_level=1)
-            self.saved.clear()
+            from kernel_agent.session.images_view import encode_png
+
+            Path(f"{self.name(index)}.png").write_bytes(encode_png(image))
         if index + 1 in self.skipped:
             self.hold(self.skipped.pop(index + 1))
         self.bind()
@@ -154,6 +162,16 @@ class Kernel:
             return data, metadata
         return self.show(_decode(encoded), None)
 
+    def publish(self, data: Any, metadata: Any = None, **options: Any) -> None:
+        """IPython's own; a picture in a bundle that nobody formatted (`display(..., raw=True)`) is shown as ours."""
+        if isinstance(data, dict) and "codevision" not in (metadata or {}):
+            encoded = data.get("image/png") or data.get("image/jpeg")
+            if encoded is not None:
+                data, metadata = self.show(_decode(encoded), None)
+                if not data:
+                    return
+        self._publish(data=data, metadata=metadata, **options)
+
     def show_traceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """IPython's own, with the lineage wrappers off the end of the traceback."""
         error = exc_tuple[1] if exc_tuple is not None else sys.exc_info()[1]
@@ -162,8 +180,8 @@ class Kernel:
         self._show_traceback(exc_tuple, *args, **kwargs)
 
     def show(self, picture: Image.Image, obj: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Hold a picture and give its PNG with name, size and lineage."""
-        from kernel_agent.session.images import normalise
+        """What is published for a picture: it takes its place among the images when it leaves, or at once as a PNG."""
+        from kernel_agent.session.images_view import encode_png, normalise
 
         width, height = picture.size
         if width * height > self.max_pixels:
@@ -172,23 +190,13 @@ class Kernel:
             )
         if not width or not height:
             raise ValueError(f"A picture of {width}x{height} pixels cannot be shown: check the crop box.")
-        if len(self.held) >= self.max_images:
-            self.refused += 1
+        shown = Picture(self, normalise(picture), obj, lineage.origin(obj) if obj is not None else None)
+        if self.raw:
+            return {MIME_PICTURE: shown, "text/plain": f"image: {width}x{height} px"}, {}
+        record = shown.take()
+        if record is None:
             return {}, {}
-        origin = lineage.origin(obj) if obj is not None else None
-        shown = normalise(picture)
-        if shown is picture:
-            shown = picture.copy()
-        index = self.hold(shown)
-        if obj is not None:
-            lineage.register(obj, index)
-        buffer = io.BytesIO()
-        shown.save(buffer, "PNG", compress_level=1)
-        name = self.name(index)
-        record: dict[str, Any] = {"index": index, "name": name, "size": [width, height]}
-        if origin is not None:
-            record["parent"], record["affine"] = origin[0], list(origin[1])
-        data = {"image/png": buffer.getvalue(), "text/plain": f"{name}: {width}x{height} px"}
+        data = {"image/png": encode_png(shown.image), "text/plain": shown.text}
         return data, {"codevision": record}
 
     def _patch_pillow(self) -> None:
@@ -209,6 +217,38 @@ class Kernel:
                     self.saved.append(Path(fp))
 
             Image.Image.save = record  # type: ignore[assignment,method-assign]
+
+
+class Picture:
+    """A normalised picture that a cell shows."""
+
+    def __init__(self, kernel: Kernel, image: Image.Image, obj: Any, origin: tuple[int, lineage.Affine] | None) -> None:
+        self.kernel, self.image, self.obj, self.origin = kernel, image, obj, origin
+        self.text = ""
+
+    def take(self) -> dict[str, Any] | None:
+        """Hold it under the next name; returns its record, or None where the limit on images is reached."""
+        kernel = self.kernel
+        if len(kernel.held) >= kernel.max_images:
+            kernel.refused += 1
+            return None
+        index = kernel.hold(self.image)
+        if self.obj is not None:
+            lineage.register(self.obj, index)
+            self.obj = None
+        name, (width, height) = kernel.name(index), self.image.size
+        self.text = f"{name}: {width}x{height} px"
+        record: dict[str, Any] = {"index": index, "name": name, "mode": self.image.mode, "size": [width, height]}
+        if self.origin is not None:
+            record["parent"], record["affine"] = self.origin[0], list(self.origin[1])
+        return record
+
+    def send(self) -> tuple[dict[str, Any], dict[str, Any], bytes] | None:
+        """Data, metadata and pixels of the message that shows it; None where it is refused."""
+        record = self.take()
+        if record is None:
+            return None
+        return {"text/plain": self.text}, {"codevision": record}, self.image.tobytes()
 
 
 class CappedStream:

@@ -6,10 +6,11 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from kernel_agent.session.kernel_side import MIME_NOTE
+from kernel_agent.session.pixels import Pixels, read_pixels
 from kernel_agent.types import (
     Affine,
     ErrorOutput,
@@ -25,8 +26,8 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _RETURN = re.compile(r"[^\n]*\r(?!\n)")
 
-TakeImage = Callable[[bytes, int, "int | None", "Affine | None"], KernelImage]
-"""(PNG bytes, index, parent, affine) -> the image; raises ImageError."""
+TakeImage = Callable[[Pixels | bytes, int, "int | None", "Affine | None"], KernelImage]
+"""(pixels, or a PNG or JPEG file, index, parent, affine) -> the image; raises ValueError."""
 
 
 def clean_text(text: str) -> str:
@@ -61,8 +62,9 @@ class OutputCollector:
         try:
             if kind == "stream":
                 self._stream(content["name"], str(content["text"]))
-            elif kind in ("display_data", "execute_result"):
-                self._display(content["data"], content.get("metadata", {}), is_result=kind == "execute_result")
+            elif kind in ("display_data", "execute_result", "update_display_data"):
+                shown = content["data"], content.get("metadata", {}), message.get("buffers") or ()
+                self._display(*shown, is_result=kind == "execute_result")
             elif kind == "error":
                 self._error(content)
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
@@ -84,7 +86,9 @@ class OutputCollector:
             self._items.pop()
         self._items.append(StreamOutput(name=name, text=text))
 
-    def _display(self, data: Mapping[str, Any], metadata: Mapping[str, Any], *, is_result: bool) -> None:
+    def _display(
+        self, data: Mapping[str, Any], metadata: Mapping[str, Any], buffers: Sequence[Any], *, is_result: bool
+    ) -> None:
         note = data.get(MIME_NOTE)
         if note is not None:
             self._dropped = {str(key): int(value) for key, value in note["dropped"].items()}
@@ -92,16 +96,23 @@ class OutputCollector:
                 self.event("images_refused", count=int(note["refused"]))
             return
         record = metadata.get("codevision")
-        if "image/png" in data and isinstance(record, Mapping):
-            index = self.next_index + len(self.images)
-            if record["index"] != index:
-                raise ValueError(f"image {record['index']} came where image {index} was due")
-            parent, affine = _lineage(record, index)
-            image = self.take_image(base64.b64decode(data["image/png"]), index, parent, affine)
-            self.images.append(image)
-            self._items.append(ImageOutput(index=index, is_result=is_result))
+        file = data.get("image/png") or data.get("image/jpeg")
+        if isinstance(record, Mapping) or file is not None or buffers:
+            self._image(record, file, buffers, is_result=is_result)
         elif "text/plain" in data:
             self._items.append(TextOutput(text=str(data["text/plain"]), is_result=is_result))
+
+    def _image(self, record: Any, file: Any, buffers: Sequence[Any], *, is_result: bool) -> None:
+        """Take in an image that the kernel holds. One that it did not name would have no label, so it is refused."""
+        if not isinstance(record, Mapping):
+            raise ValueError("an image that was not shown with display(): the kernel does not hold it")
+        index = self.next_index + len(self.images)
+        if record["index"] != index:
+            raise ValueError(f"image {str(record['index'])[:20]} came where image {index} was due")
+        parent, affine = _lineage(record, index)
+        source = read_pixels(record, buffers) if file is None else base64.b64decode(file, validate=True)
+        self.images.append(self.take_image(source, index, parent, affine))
+        self._items.append(ImageOutput(index=index, is_result=is_result))
 
     def _error(self, content: Mapping[str, Any]) -> None:
         self.failed = True

@@ -29,14 +29,26 @@ from kernel_agent.session.channel import KernelChannel, KernelDied
 from kernel_agent.session.images import (
     LoadedImage,
     ViewBounds,
-    decode_output_png,
+    check_size,
+    decode_output,
     load_image,
     make_view,
     normalise,
     pixel_sha256,
 )
 from kernel_agent.session.outputs import OutputCollector
-from kernel_agent.types import Affine, Budget, CellResult, Event, KernelImage, KernelOptions, Names, Status
+from kernel_agent.session.pixels import Exact, Pixels, encode
+from kernel_agent.types import (
+    Affine,
+    Budget,
+    CellResult,
+    Event,
+    ImageEncoding,
+    KernelImage,
+    KernelOptions,
+    Names,
+    Status,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,6 +68,7 @@ class Session:
         max_pixels: largest input or output image, in pixels.
         allow_http: whether http(s) image URLs are fetched.
         kernel: how its kernels come to life.
+        encoding: of the images that cells show: lossless by default.
 
     Raises ImageError for an image that cannot be taken, before any kernel is started.
     """
@@ -70,7 +83,9 @@ class Session:
         max_pixels: int = 100_000_000,
         allow_http: bool = False,
         kernel: KernelOptions = KernelOptions(),
+        encoding: ImageEncoding = ImageEncoding(),
     ) -> None:
+        self.encoding = encoding
         self.names, self.budget, self.max_pixels = names, budget, max_pixels
         self.bounds = bounds or ViewBounds()
         self.kernel = kernel
@@ -79,6 +94,7 @@ class Session:
         self.events: list[Event] = []
         self._allow_http = allow_http
         self._pil: dict[int, Image.Image] = {}
+        self._exact = Exact()
         self._channel: KernelChannel | None = None
         self._folder: Path | None = None
         self._lock = asyncio.Lock()
@@ -99,38 +115,24 @@ class Session:
         for item in loaded:
             index = len(self.images)
             self._pil[index] = item.pil
-            self.images.append(self._image(index, item.pil, item.data, item.mime, origin="input", source=item.source))
+            self.images.append(self._input(index, item))
             for note in item.notes:
                 self.events.append(Event(kind="image_note", time=time.time(), data={"image": index, "note": note}))
         return self.images
 
-    def _image(
-        self,
-        index: int,
-        pil: Image.Image,
-        data: bytes,
-        mime: str,
-        *,
-        origin: str,
-        source: str = "",
-        parent: int | None = None,
-        affine: Affine | None = None,
-    ) -> KernelImage:
-        view = make_view(pil, data, mime, self.bounds)
+    def _input(self, index: int, item: LoadedImage) -> KernelImage:
+        view = make_view(item.pil, item.data, item.mime, self.bounds, jpeg=self.encoding.view == "jpeg")
         return KernelImage(
             index=index,
             name=self.names(index),
-            data=data,
-            mime=mime,
-            size=pil.size,
-            pixel_sha256=pixel_sha256(pil),
+            data=item.data,
+            mime=item.mime,
+            size=item.pil.size,
+            pixel_sha256=pixel_sha256(item.pil),
             view=view.data,
             view_mime=view.mime,
             view_size=view.size,
-            parent=parent,
-            affine=affine,
-            origin=origin,
-            source=source,
+            source=item.source,
         )
 
     # ------------------------------------------------------------------ life
@@ -169,6 +171,7 @@ class Session:
                 max_images=max(len(inputs) + self.budget.images, len(self.images)),
                 max_pixels=self.max_pixels,
                 output_chars=self.budget.output_chars,
+                raw=True,
             )
             if self.cells:
                 await self._replay()
@@ -186,6 +189,9 @@ class Session:
     async def _call(self, function: str, images: Sequence[int], **config: Any) -> None:
         """Run a function of `kernel_side` with the given images handed over as raw pixels, over the wire."""
         assert self._channel is not None
+        lossy = [self.images[index].name for index in images if not self.images[index].lossless]
+        if lossy:
+            self._log("restored_with_loss", images=lossy)
         pictures = [self._pil.get(index) or normalise(self.images[index].to_pil()) for index in images]
         items = [{"mode": picture.mode, "size": picture.size} for picture in pictures]
         text = json.dumps({"inputs": items, **config})
@@ -265,6 +271,9 @@ class Session:
         except KernelDied as died:
             collector.event("kernel_died", **died.facts)
             status = Status.KILLED
+        if status not in (Status.OK, Status.ERROR):  # not run again: the state comes back from the images themselves
+            collector.images = self._exact.restore(collector.images)
+        self._exact.clear()
         self.images += collector.images
         try:
             if status is Status.KILLED:
@@ -301,13 +310,34 @@ class Session:
             collector.event("kernel_died", **died.facts)
         return Status.KILLED
 
-    def _take_output(self, data: bytes, index: int, parent: int | None, affine: Affine | None) -> KernelImage:
+    def _take_output(
+        self, source: Pixels | bytes, index: int, parent: int | None, affine: Affine | None
+    ) -> KernelImage:
+        """An image from its pixels; from a file only by its pixels, so that nothing else in it is kept."""
         try:
-            pil = decode_output_png(data, max_pixels=self.max_pixels)
+            if isinstance(source, bytes):
+                source = Pixels.of(decode_output(source, max_pixels=self.max_pixels))
+            else:
+                check_size(source.size, "image output", self.max_pixels)
         except ImageError as error:
             raise ValueError(str(error)) from error
-        return self._image(
-            index, pil, data, "image/png", origin=f"cell {len(self.cells)}", parent=parent, affine=affine
+        made = encode(source, self.encoding, self.bounds)
+        if not made.lossless:
+            self._exact.keep(index, source)
+        return KernelImage(
+            index=index,
+            name=self.names(index),
+            data=made.data,
+            mime=made.mime,
+            size=source.size,
+            pixel_sha256=source.sha256(),
+            view=made.view.data,
+            view_mime=made.view.mime,
+            view_size=made.view.size,
+            parent=parent,
+            affine=affine,
+            origin=f"cell {len(self.cells)}",
+            lossless=made.lossless,
         )
 
     # ------------------------------------------------------------------ recovery and replay
@@ -360,6 +390,7 @@ class Session:
             if missing:
                 await self._call("restore", missing)
             count += len(made)
+        self._exact.clear()
         self._log("cells_replayed", count=sum(cell.status in (Status.OK, Status.ERROR) for cell in self.cells))
 
     def _log(self, kind: str, **data: Any) -> None:

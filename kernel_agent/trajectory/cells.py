@@ -198,7 +198,7 @@ def _thought(step: Step, images: Images) -> str:
 
 
 def _facts(step: Step, images: Images) -> str:
-    facts = [f"{image.name}: {_pixels(image.size)}{_made_from(image, images)}" for image in step.images]
+    facts = [_caption(image, images) for image in step.images]
     status = step.cell.status if step.cell else step.observation.status if step.observation else Status.OK
     if status in _STATUS:
         facts.append(_STATUS[status])
@@ -263,11 +263,13 @@ def _views(shown: Iterable[KernelImage], images: Images) -> dict[str, Json]:
 
 
 def _image_metadata(image: KernelImage) -> Json:
-    return {KEY: {"index": image.index, "name": image.name, "size": image.size, "pixel_sha256": image.pixel_sha256}}
+    note = {"index": image.index, "name": image.name, "size": image.size, "pixel_sha256": image.pixel_sha256}
+    return {KEY: note if image.lossless else note | {"lossless": False}}
 
 
 def _caption(image: KernelImage, images: Images) -> str:
-    return f"{image.name}: {_pixels(image.size)}{_made_from(image, images)}"
+    loss = "" if image.lossless else ", kept as a lossy JPEG"
+    return f"{image.name}: {_pixels(image.size)}{_made_from(image, images)}{loss}"
 
 
 def _input_caption(image: KernelImage) -> str:

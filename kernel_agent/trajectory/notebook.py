@@ -175,9 +175,14 @@ def _read_step(index: int, images: Images, record: Json, cell: Json, blobs: _Blo
     shown = _shown(cell, blobs)
     _add_views(record, blobs)
     inner = record.get("record")
-    for item in inner.get("images") or () if isinstance(inner, dict) else ():
-        if isinstance(item, dict) and item.get("data_sha256") not in blobs:
-            _accept_rerun(item, inner, shown, images, blobs)
+    if isinstance(inner, dict) and isinstance(records := inner.get("images"), list):
+        known = [
+            item
+            if not isinstance(item, dict) or item.get("data_sha256") in blobs
+            else _accept_rerun(item, inner, shown, images, blobs)
+            for item in records
+        ]
+        inner = inner | {"images": known}
     return read_step(inner, images, blobs, where)
 
 
@@ -197,8 +202,11 @@ def _shown(cell: Json, blobs: _Blobs) -> list[bytes]:
     return found
 
 
-def _accept_rerun(item: Json, inner: Json, shown: list[bytes], images: Images, blobs: _Blobs) -> None:
-    """Take the output of a cell that was run again for the recorded one if it has the same pixels."""
+def _accept_rerun(item: dict[str, Json], inner: Json, shown: list[bytes], images: Images, blobs: _Blobs) -> Json:
+    """The record, with the output of a cell that was run again in place of the recorded one if it has the same pixels.
+
+    A lossy image becomes lossless by this: what is compared is the recorded hash of the kernel's pixels.
+    """
     from PIL import Image
 
     from kernel_agent.session.images import pixel_sha256
@@ -210,7 +218,12 @@ def _accept_rerun(item: Json, inner: Json, shown: list[bytes], images: Images, b
             picture.load()
             same = pixel_sha256(picture) == item["pixel_sha256"]
     except (KeyError, IndexError, TypeError, ValueError, OSError):
-        return  # then its bytes are reported as missing
-    if same:
-        images.aliases[item["data_sha256"]] = sha256(blob)
-        blobs.put(item["data_sha256"], blob)
+        return item  # then its bytes are reported as missing
+    if not same:
+        return item
+    images.aliases[item["data_sha256"]] = sha256(blob)
+    blobs.put(item["data_sha256"], blob)
+    if item.get("lossless", True):
+        return item
+    shared = {"view_mime": "image/png"} if item.get("view_sha256") == item["data_sha256"] else {}
+    return {key: value for key, value in item.items() if key != "lossless"} | {"mime": "image/png"} | shared

@@ -199,10 +199,13 @@ class _ImageRecord:
     affine: tuple[float, float, float, float, float, float] | None = None
     origin: str = "input"
     source: str = ""
+    lossless: bool = True
 
 
 def _describe(image: KernelImage, data_sha256: str, view_sha256: str) -> dict[str, Json]:
     names = [field.name for field in fields(KernelImage) if field.name not in _BYTES]
+    if image.lossless:  # said only where it is not so, as versions that knew nothing else wrote it
+        names.remove("lossless")
     record = {name: encode(getattr(image, name)) for name in names}
     return record | {"data_sha256": data_sha256, "view_sha256": view_sha256}
 

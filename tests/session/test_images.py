@@ -15,7 +15,7 @@ from PIL import Image
 from kernel_agent.errors import ImageError, InputError
 from kernel_agent.session.images import (
     ViewBounds,
-    decode_output_png,
+    decode_output,
     load_image,
     make_view,
     normalise,
@@ -174,7 +174,7 @@ def bomb_png(width, height):
 @pytest.mark.parametrize("size", [(20_000, 20_000), (100_000, 1_001), (65_535, 65_535)])
 def test_bombs_are_refused_from_the_header(size):
     started = time.perf_counter()
-    for call in (load_image, decode_output_png):
+    for call in (load_image, decode_output):
         with pytest.raises(ImageError, match=r"limit is 100,000,000.*max_pixels"):
             call(bomb_png(*size))
     assert time.perf_counter() - started < 1
@@ -345,11 +345,11 @@ def test_bad_bounds(bad):
 
 
 def test_output_png_takes_png_and_jpeg_only():
-    assert decode_output_png(encode(PHOTO)).size == (60, 40)
-    assert decode_output_png(encode(PHOTO, "JPEG")).mode == "RGB"
+    assert decode_output(encode(PHOTO)).size == (60, 40)
+    assert decode_output(encode(PHOTO, "JPEG")).mode == "RGB"
     for bad in (encode(PHOTO, "GIF"), encode(PHOTO, "TIFF"), b"", b"junk", encode(PHOTO)[:300]):
         with pytest.raises(ImageError):
-            decode_output_png(bad)
+            decode_output(bad)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,0 +1,133 @@
+"""Pixels on their way from a kernel: checked before anything is made of them, hashed once, encoded once.
+
+Guarantees: `read_pixels` accepts exactly the bytes that mode and size ask for, and nothing is decoded; an image that comes as
+a file is decoded under `max_pixels` and never kept as it came. Not covered: whether the kernel tells the truth about
+what it shows; code in it can show what it likes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from kernel_agent.session.images_view import View, ViewBounds, encode_jpeg, make_view, view_size
+from kernel_agent.session.png import CHANNELS, write_png
+from kernel_agent.types import ImageEncoding
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from kernel_agent.types import KernelImage, Size
+
+_MAX_SIDE = 2**31 - 1  # what a PNG can say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """Normalised pixels: packed rows of 8-bit samples, mode L, RGB or RGBA."""
+
+    mode: str
+    size: Size
+    data: bytes | memoryview = field(repr=False)
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Pixels:
+        """Those of a normalised image."""
+        return cls(mode=image.mode, size=image.size, data=image.tobytes())
+
+    def to_pil(self) -> Image.Image:
+        """As a Pillow image."""
+        from PIL import Image
+
+        return Image.frombytes(self.mode, self.size, self.data)
+
+    def sha256(self) -> str:
+        """`images_view.pixel_sha256` of the image."""
+        digest = hashlib.sha256(f"{self.mode}:{self.size[0]}x{self.size[1]}:".encode())
+        digest.update(self.data)
+        return digest.hexdigest()
+
+    def to_png(self) -> bytes:
+        """As a PNG file."""
+        return write_png(self.mode, self.size, self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """An image as files: what the notebook keeps, whether that is lossless, and what the model is shown."""
+
+    data: bytes = field(repr=False)
+    mime: str
+    lossless: bool
+    view: View
+
+
+def read_pixels(record: Mapping[str, Any], buffers: Sequence[Any]) -> Pixels:
+    """The picture that a kernel's message carries in its buffers. ValueError where it is not exactly what `record` says."""
+    mode, size = record.get("mode"), record.get("size")
+    if not isinstance(mode, str) or mode not in CHANNELS:
+        raise ValueError(f"pixels of mode {str(mode)[:20]!r}: only {', '.join(CHANNELS)} are taken")
+    if not isinstance(size, list) or len(size) != 2 or any(type(side) is not int for side in size):
+        raise ValueError(f"pixels of size {str(size)[:40]}: two whole numbers are taken")
+    width, height = size
+    if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
+        raise ValueError(f"pixels of size {str(size)[:40]}: sides from 1 to {_MAX_SIDE} are taken")
+    if len(buffers) != 1:
+        raise ValueError(f"pixels in {len(buffers)} buffers: one is taken")
+    data = memoryview(buffers[0])
+    wanted = width * height * CHANNELS[mode]
+    if data.nbytes != wanted:
+        raise ValueError(f"{data.nbytes} bytes of pixels where {mode} of {width}x{height} has {wanted}")
+    return Pixels(mode=mode, size=(width, height), data=data)
+
+
+def encode(pixels: Pixels, encoding: ImageEncoding, bounds: ViewBounds) -> Encoded:
+    """Each file made once: the view is the notebook's file wherever it may be. What has alpha stays a PNG in the notebook."""
+    image: Image.Image | None = None
+    lossless = encoding.notebook == "png" or pixels.mode == "RGBA"
+    if lossless:
+        data, mime = pixels.to_png(), "image/png"
+    else:
+        image = pixels.to_pil()
+        data, mime = encode_jpeg(image), "image/jpeg"
+    whole = pixels.mode != "RGBA" and view_size(pixels.size, bounds) == pixels.size
+    if whole and mime == f"image/{encoding.view}":
+        return Encoded(data=data, mime=mime, lossless=lossless, view=View(data=data, mime=mime, size=pixels.size))
+    view = make_view(image or pixels.to_pil(), b"", "", bounds, jpeg=encoding.view == "jpeg")  # no file to reuse
+    return Encoded(data=data, mime=mime, lossless=lossless, view=view)
+
+
+class Exact:
+    """The exact pixels of lossy images while their cell runs: raw up to `raw_bytes` in all, as PNG files after that."""
+
+    def __init__(self, raw_bytes: int = 256 * 2**20) -> None:
+        self.raw_bytes = raw_bytes
+        self._held: dict[int, Pixels | bytes] = {}
+        self._raw = 0
+
+    def keep(self, index: int, pixels: Pixels) -> None:
+        """Those of image `index`."""
+        size = memoryview(pixels.data).nbytes
+        if self._raw + size <= self.raw_bytes:
+            self._raw += size
+            self._held[index] = pixels
+        else:
+            self._held[index] = pixels.to_png()
+
+    def restore(self, images: Iterable[KernelImage]) -> list[KernelImage]:
+        """`images` with their data as lossless PNG files; the views stay what the model is shown."""
+        done = []
+        for image in images:
+            held = self._held.get(image.index)
+            if held is not None:
+                data = held if isinstance(held, bytes) else held.to_png()
+                image = replace(image, data=data, mime="image/png", lossless=True)
+            done.append(image)
+        return done
+
+    def clear(self) -> None:
+        """Forget all of them: the cell is over."""
+        self._held.clear()
+        self._raw = 0
