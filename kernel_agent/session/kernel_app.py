@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from typing import Any
 
 import zmq
@@ -29,12 +30,21 @@ def pack(message: Any) -> bytes:
 
 
 class KernelApp(IPKernelApp):
-    """ipykernel whose iopub socket has no high-water mark."""
+    """ipykernel whose iopub socket has no high-water mark, and whose process may become a branch of itself."""
 
     def init_iopub(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Bind iopub after lifting the limit on queued messages."""
         context.setsockopt(zmq.SNDHWM, 0)
         super().init_iopub(context)  # type: ignore[no-untyped-call]
+
+    def start(self) -> None:
+        """Run until told to stop; a fork of this process that is to be a kernel starts here again, with nothing above it."""
+        super().start()  # type: ignore[no-untyped-call]
+        branching: Any = sys.modules.get("kernel_agent.session.branching")  # loaded by the first fork
+        while branching is not None and branching.reopen(self):
+            super().start()  # type: ignore[no-untyped-call]
+        if branching is not None:
+            branching.end(self)
 
 
 def main() -> None:

@@ -13,13 +13,10 @@ numbers), or any isolation beyond the provisioner's (`session.isolation`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import copy
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from kernel_agent.blocking import run_blocking
@@ -27,6 +24,7 @@ from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session import DEFAULT_PROVISIONER
 from kernel_agent.session.cells import cell_source
 from kernel_agent.session.channel import KernelChannel, KernelDied
+from kernel_agent.session.forking import Lease, NotForked, fork
 from kernel_agent.session.images import (
     LoadedImage,
     ViewBounds,
@@ -37,6 +35,7 @@ from kernel_agent.session.images import (
     pixel_sha256,
 )
 from kernel_agent.session.outputs import OutputCollector
+from kernel_agent.session.run_folder import RunFolder
 from kernel_agent.types import Affine, Budget, CellResult, Event, KernelImage, Names, Status
 
 if TYPE_CHECKING:
@@ -81,7 +80,8 @@ class Session:
         self._allow_http = allow_http
         self._pil: dict[int, Image.Image] = {}
         self._channel: KernelChannel | None = None
-        self._folder: Path | None = None
+        self._lease: Lease | None = None
+        self._folder: RunFolder | None = None
         self._lock = asyncio.Lock()
         self.add_images(images)
 
@@ -153,10 +153,10 @@ class Session:
             return self._channel
         await self._drop()  # it died between cells
         if self._folder is None:
-            self._folder = _short_folder()
-        channel = KernelChannel(self._folder, provisioner=self.provisioner)
+            self._folder = RunFolder()
+        channel = KernelChannel(self._folder.path, provisioner=self.provisioner)
         await channel.start()
-        self._channel = channel
+        self._channel, self._lease = channel, Lease(channel, self._folder, self._folder.path / "work")
         inputs = [image.index for image in self.images if image.origin == "input"]
         try:
             await self._call(
@@ -177,10 +177,21 @@ class Session:
         return channel
 
     async def _drop(self) -> None:
-        """Stop the kernel; cells and images stay, so that the next start brings it back."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.stop()
+        """Stop the kernel; cells and images stay, so that the next start brings it back. Branches of it do the same."""
+        lease, self._lease, self._channel = self._lease, None, None
+        if lease is not None:
+            await lease.stop()
+
+    async def _release(self) -> None:
+        """Let go of kernel and folder; they stay until the last branch is closed."""
+        lease, self._lease, self._channel = self._lease, None, None
+        folder, self._folder = self._folder, None
+        try:
+            if lease is not None:
+                await lease.release()
+        finally:
+            if folder is not None:
+                folder.release()
 
     async def _call(self, function: str, images: Sequence[int], **config: Any) -> None:
         """Run a function of `kernel_side` with the given images handed over as raw pixels in files."""
@@ -189,10 +200,10 @@ class Session:
         items: list[dict[str, Any]] = []
         for index in images:
             pil = self._pil.get(index) or normalise(self.images[index].to_pil())
-            path = self._folder / f"input-{index}.raw"
+            path = self._folder.path / f"input-{index}.raw"
             path.write_bytes(pil.tobytes())
             items.append({"file": path.name, "mode": pil.mode, "size": pil.size})
-        text = json.dumps({"folder": str(self._folder), "inputs": items, **config})
+        text = json.dumps({"folder": str(self._folder.path), "inputs": items, **config})
         code = f"from kernel_agent.session import kernel_side as _k; _k.{function}({text!r}); del _k"
         try:
             async with asyncio.timeout(60):
@@ -201,16 +212,16 @@ class Session:
             raise KernelError(f"The kernel could not take the images: {error or 'no answer in 60 s'}.") from error
         finally:
             for item in items:
-                (self._folder / item["file"]).unlink(missing_ok=True)
+                (self._folder.path / item["file"]).unlink(missing_ok=True)
         if reply["content"]["status"] != "ok":
             raise KernelError(f"The kernel could not be set up: {reply['content'].get('evalue')}.")
 
     async def aclose(self) -> None:
-        """Stop the kernel and remove its folder. Safe to call twice; a cell run later starts it again with its state."""
-        await self._drop()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        """Stop the kernel and remove its folder, once its last branch is closed too.
+
+        Safe to call twice; a cell run later starts a kernel again with this session's state.
+        """
+        await self._release()
 
     async def __aenter__(self) -> Self:
         return await self.astart()
@@ -332,6 +343,104 @@ class Session:
         events, self.events = self.events, []
         return events
 
+    # ------------------------------------------------------------------ branches
+
+    def fork(self, *, cells: int | None = None, reseed: bool = False) -> Session:
+        """`afork`, waiting."""
+        return run_blocking(self.afork(cells=cells, reseed=reseed))
+
+    async def afork(self, *, cells: int | None = None, reseed: bool = False) -> Session:
+        """A second session with the same state, started and independent of this one; close it as any other.
+
+        Args:
+            cells: the state after the first so many cells, made by replay; None is the state as it is now.
+            reseed: whether `random` and `numpy.random` are seeded anew in the branch. Else a forked branch draws the same
+                numbers as this session.
+
+        The state now is had by process fork where that is sound, else by replay: an event "forked" of the branch says
+        `how` ("process" or "replay") and `why` it is a replay. Waits for a running cell. A branch shares the
+        fate of this session's process until it has been restarted itself: it dies with it, and then recovers by replay.
+        Closing this session does it no harm. Raises KernelError when a cell cannot be replayed.
+        """
+        making = asyncio.ensure_future(self._fork(cells, reseed))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await _through_cancels(making)
+            if making.exception() is None:
+                await making.result().aclose()
+            raise
+
+    async def _fork(self, cells: int | None, reseed: bool) -> Session:
+        lease: Lease | None = None
+        why = "a state from before was asked for"
+        async with self._lock:
+            branch = self._twin(cells)
+            if cells is None:
+                try:
+                    await self._start()
+                    assert self._lease is not None
+                    lease = await fork(self._lease, reseed=reseed)
+                except (NotForked, KernelDied) as error:
+                    why = str(error)
+        if lease is not None:  # the copy is made: this session may go on
+            try:
+                await lease.channel.start()
+            except KernelError as error:
+                await lease.stop()
+                lease, why = None, str(error)
+        if lease is not None:
+            branch._lease, branch._channel = lease, lease.channel
+            branch._log("forked", how="process", why="", cells=len(branch.cells))
+            return branch
+        branch._log("forked", how="replay", why=why, cells=len(branch.cells))
+        try:
+            channel = await branch._start()
+            if reseed:
+                await channel.execute("from kernel_agent.session import branching as _b; _b.reseed(); del _b", _ignore)
+        except BaseException:
+            await branch.aclose()
+            raise
+        return branch
+
+    def rewind(self, cells: int) -> None:
+        """`arewind`, waiting."""
+        run_blocking(self.arewind(cells))
+
+    async def arewind(self, cells: int) -> None:
+        """Go back to the state after the first so many cells (undo): a new kernel runs them again; event "rewound".
+
+        Raises KernelError when one of them cannot be run again; then nothing is taken back.
+        """
+        async with self._lock:
+            back = self._twin(cells)
+            if len(back.cells) == len(self.cells):
+                return
+            before = self.images, self.cells
+            await self._release()
+            self.images, self.cells = back.images, back.cells
+            self._log("rewound", cells=len(self.cells), taken_back=len(before[1]) - len(self.cells))
+            try:
+                await self._start()
+            except BaseException:
+                self.images, self.cells = before
+                self.events.pop()
+                raise
+
+    def _twin(self, cells: int | None) -> Session:
+        """A session like this one without a kernel, holding the first `cells` cells (all for None) and their images."""
+        count = len(self.cells) if cells is None else cells
+        if not 0 <= count <= len(self.cells):
+            raise ValueError(f"There is no state after {count} cells: the session has run {len(self.cells)}.")
+        twin = copy.copy(self)
+        inputs = [image for image in self.images if image.origin == "input"]
+        twin.cells = self.cells[:count]
+        later = {image.index for cell in self.cells[count:] for image in cell.images}
+        twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
+        twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
+        twin._channel = twin._lease = twin._folder = None
+        return twin
+
     async def _recover(self, collector: OutputCollector) -> None:
         """Start anew with the state from before this cell, then give back the pictures this cell has shown."""
         known = len(self.events)
@@ -383,12 +492,5 @@ async def _through_cancels(work: asyncio.Future[Any]) -> bool:
     return cancelled
 
 
-def _short_folder() -> Path:
-    """A private folder whose path is short enough for Unix sockets (107 bytes)."""
-    folder = Path(tempfile.mkdtemp(prefix="cv-"))
-    if len(str(folder)) > 60:
-        with contextlib.suppress(OSError):
-            short = Path(tempfile.mkdtemp(prefix="cv-", dir="/tmp"))
-            folder.rmdir()
-            return short
-    return folder
+def _ignore(message: object) -> None:
+    """Nobody reads the output of our own requests."""

@@ -1,0 +1,241 @@
+"""The host's side of branching: who still needs a kernel's process, and how a branch of it is had.
+
+A branch is a child process of its trunk (`branching.py`) in the trunk's run folder, so the trunk's process outlives its
+session until the last branch is released. Guarantees: a released process and its folder are gone when nobody needs them any
+more; the process taken for a branch is the one that listens on its socket and descends from the trunk, whatever the
+kernel says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import struct
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.asynchronous import AsyncKernelClient
+
+from kernel_agent.session.channel import POLL_SECONDS, KernelChannel, KernelDied, _context
+from kernel_agent.session.run_folder import RunFolder
+
+FORK_SECONDS = 10.0
+"""How long a fork may take, up to its sockets."""
+MAX_WORK_BYTES = 64_000_000
+"""Largest working folder that is copied for a branch; over it the branch is made by replay."""
+_PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}  # as branching.PORTS, which needs ipykernel
+_LAST = _PORTS["iopub"]  # bound after shell and control
+
+
+class NotForked(Exception):
+    """There is no branch by process fork. The text says why."""
+
+
+class Lease:
+    """A running kernel process; it is stopped when its session released it and its branches are gone."""
+
+    def __init__(self, channel: KernelChannel, folder: RunFolder, work: Path, trunk: Lease | None = None) -> None:
+        self.channel, self.folder, self.work, self.trunk = channel, folder, work, trunk
+        self._wanted, self._stopped, self._branches = True, False, 0
+        folder.hold()
+        if trunk is not None:
+            trunk._branches += 1
+
+    async def release(self) -> None:
+        """The session needs it no more. Safe to call twice."""
+        self._wanted = False
+        await self._settle()
+
+    async def stop(self) -> None:
+        """Stop it now; branches of it die too."""
+        if self._stopped:
+            return
+        self._stopped = True
+        try:
+            await self.channel.stop()
+        finally:
+            self.folder.release()
+            if self.trunk is not None:
+                shutil.rmtree(self.work, ignore_errors=True)
+                self.trunk._branches -= 1
+                await self.trunk._settle()
+
+    async def _settle(self) -> None:
+        if not self._wanted and not self._branches:
+            await self.stop()
+
+
+async def fork(trunk: Lease, *, reseed: bool) -> Lease:
+    """Fork the idle kernel; returns the branch with its channel not started. Raises NotForked, KernelDied."""
+    number = uuid.uuid4().hex[:8]
+    ip, key = str(trunk.folder.path / f"b{number}"), secrets.token_hex(32)
+    new_work = trunk.folder.path / f"work-{number}"
+    pid = trunk.channel.pid
+    if pid is None:
+        raise NotForked("the kernel's process is not known here")
+    order = {
+        "id": number,
+        "ip": ip,
+        "key": key,
+        "work": str(trunk.work),
+        "new_work": str(new_work),
+        "max_work_bytes": MAX_WORK_BYTES,
+        "reseed": reseed,
+    }
+    try:
+        async with asyncio.timeout(FORK_SECONDS):
+            if why := await _ask(trunk.channel, "branch", json.dumps(order)):
+                raise NotForked(why)
+            await _bound(trunk.channel, number, Path(f"{ip}-{_LAST}"))
+        child = _listener(f"{ip}-{_PORTS['shell']}", pid)
+    except TimeoutError as error:
+        raise NotForked(f"the kernel did not fork within {FORK_SECONDS:.0f} s") from error
+    except OSError as error:
+        raise NotForked(f"the branch does not listen: {error}") from error
+    info: dict[str, Any] = {f"{name}_port": port for name, port in _PORTS.items()}
+    info |= {"ip": ip, "key": key, "transport": "ipc", "signature_scheme": "hmac-sha256"}
+    channel = BranchChannel(trunk.folder.path, info, _Process(child), isolation=trunk.channel.isolation)
+    return Lease(channel, trunk.folder, new_work, trunk)
+
+
+async def _ask(channel: KernelChannel, function: str, argument: str) -> str | None:
+    """Run a function of `branching` in the kernel; returns the reason it says."""
+    said: list[str] = []
+
+    def hear(message: Mapping[str, Any]) -> None:
+        if message["msg_type"] == "stream":
+            said.append(str(message["content"]["text"]))
+
+    code = f"from kernel_agent.session import branching as _b; _b.{function}({argument!r}); del _b"
+    reply = await channel.execute(code, hear, silent=True)
+    if reply["content"]["status"] != "ok":
+        return f"the kernel could not look: {reply['content'].get('ename')}: {reply['content'].get('evalue')}"
+    try:
+        why = json.loads("".join(said).splitlines()[-1])["why"]
+    except (ValueError, LookupError, TypeError):
+        return "the kernel's answer is not to be read"
+    return None if why is None else str(why)[:500]
+
+
+async def _bound(channel: KernelChannel, number: str, path: Path) -> None:
+    """Wait until the branch's socket is there; asks the trunk now and then what became of the fork."""
+    look = time.monotonic() + 0.25
+    while not path.exists():  # noqa: ASYNC240 (it takes microseconds)
+        await asyncio.sleep(0.001)
+        if time.monotonic() > look:
+            if why := await _ask(channel, "outcome", number):
+                raise NotForked(why)
+            look = time.monotonic() + 0.25
+
+
+def _listener(path: str, trunk: int) -> int:
+    """Process id of who listens on the socket, as this process sees it. Raises NotForked where it is no child of the trunk's."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(1.0)
+        peer.connect(path)
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid = int(struct.unpack("3i", credentials)[0])
+    above = pid
+    while above > 1:  # a kernel could put any socket of the machine at the path, and its owner would be killed for it
+        above = _parent(above)
+        if above == trunk:
+            return pid
+    raise NotForked(f"process {pid} listens on the branch's socket, and is no child of the kernel's")
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+class _Process:
+    """A process that is not this one's child."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._descriptor: int | None = os.pidfd_open(pid)
+
+    def alive(self) -> bool:
+        """Whether it runs still; False for one that waits to be reaped."""
+        return self._descriptor is not None and not select.select([self._descriptor], [], [], 0)[0]
+
+    def signal_group(self, number: int) -> None:
+        """A signal to its process group, also when it is over itself but not reaped (its id is its own until then)."""
+        if self._descriptor is not None and (self.alive() or _parent(self.pid)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class BranchChannel(KernelChannel):
+    """The channel of a kernel that runs already and is nobody's here: found by its connection, known by its process id."""
+
+    def __init__(self, folder: Path, info: Mapping[str, Any], process: _Process, *, isolation: str) -> None:
+        self.folder, self._info, self._process, self._isolation = folder, dict(info), process, isolation
+        self._pending = {}
+        self._broken = None
+        self._tasks = []
+        self._client = None
+
+    async def _start(self) -> None:
+        client: Any = AsyncKernelClient(context=_context())
+        client.load_connection_info(dict(self._info))
+        client.start_channels(stdin=False, hb=False)
+        self._client = client
+        for channel in (client.iopub_channel, client.shell_channel, client.control_channel):
+            self._tasks.append(asyncio.create_task(self._read(channel)))
+        self._tasks.append(asyncio.create_task(self._watch()))
+        await self._handshake()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the kernel."""
+        return self._process.pid
+
+    @property
+    def isolation(self) -> str:
+        """The trunk's level: a branch has the trunk's namespaces and filters."""
+        return self._isolation
+
+    async def _watch(self) -> None:
+        while self._process.alive():  # noqa: ASYNC110 (a process has no event to await)
+            await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(0.05)  # let the readers take what it still said
+        self._fail(KernelDied("the kernel process ended"))
+
+    async def interrupt(self) -> None:
+        """SIGINT."""
+        self._process.signal_group(signal.SIGINT)
+
+    async def stop(self) -> None:
+        """Kill the process group and close the sockets. Safe to call twice."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self._fail(KernelDied("the session was closed"))
+        if self._client is not None:
+            self._client.stop_channels()
+            self._client = None
+        self._process.signal_group(signal.SIGKILL)
+        self._process.close()
+        for port in _PORTS.values():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self._info['ip']}-{port}")  # noqa: PTH108 (an async function may not use pathlib's)
