@@ -2,7 +2,7 @@
 
 ::
 
-    host                           trunk (this kernel)                      branch (its fork)
+    host (forking.py)              trunk (this kernel)                      branch (its fork, branch_process.py)
     a request runs branch(order)   sound? else says why; folder copied
     waits for the new sockets      idle and its threads at rest: fork       own session, files, loop, sockets, threads
     connects with the new key      goes on                                  goes on as a kernel
@@ -26,65 +26,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import fcntl
 import json
 import os
 import random
 import shutil
 import signal
-import stat
 import sys
-import threading
+import tempfile
 import time
-import traceback
-import uuid
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
-from jupyter_client.session import Session
-from zmq.utils import garbage
 
-from kernel_agent.session import branch_checks
+from kernel_agent.session import branch_checks, branch_process
 
-PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
-"""What follows the common path in the names of a branch's sockets."""
 REST_SECONDS = 2.0
 """How long the fork waits for ipykernel's threads to be at rest."""
-_PR_SET_PDEATHSIG = 1
-_SET_ONCE = {"parent", "log", "profile_dir", "user_ns"}
-_DEAD = ("socket:", "pipe:", "anon_inode:")
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-_order: dict[str, Any] | None = None
-_is_branch = False
-_kept: list[Any] = []  # what the old process's threads used: finalizers must not run
-_children: dict[int, str] = {}
+_children: dict[int, dict[str, Any]] = {}  # the orders of the branches that run
 _outcomes: dict[str, str] = {}
-
-
-class _Leave(KeyboardInterrupt):
-    """Ends the event loop in the new process; `IPKernelApp.start` returns on its base class."""
-
-
-# ---------------------------------------------------------------------- in the trunk
+_abandoned: set[str] = set()
 
 
 def branch(text: str) -> None:
     """Fork as soon as this request is over, if that is sound; says (as JSON on stdout) `{"why": ...}`, empty if it is.
 
-    `text` is JSON: `id`; `ip` and `key` of the new connection; `work`, the trunk's working folder, and `new_work`, the
-    branch's; `max_work_bytes`; `reseed`, whether `random` and `numpy.random` are seeded anew in the branch.
+    `text` is JSON: `id`; `ip` and `key` of the new connection; `max_work_bytes`, the largest working folder to be copied;
+    `reseed`, whether `random` and `numpy.random` are seeded anew in the branch.
     """
     order: dict[str, Any] = json.loads(text)
     app: Any = IPKernelApp.instance()  # upstream has no types
     _reap()
     threads = _stop_opencv()
     try:
-        why = branch_checks.unsound(app, set(_children)) or _copy_folder(order)
+        why = branch_checks.unsound(app, set(_children)) or _copy_folder(app, order)
     except BaseException:
         _start_opencv(threads)
         raise
@@ -102,11 +79,12 @@ def outcome(number: str) -> None:
     _say(IPKernelApp.instance(), {"why": _outcomes.get(number)})
 
 
-def reseed() -> None:
-    """Fresh random states for `random` and `numpy.random`; generators that the code made keep theirs."""
-    random.seed()
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
+def abandon(number: str) -> None:
+    """End the branch, or make none: nobody waits for it any more."""
+    _abandoned.add(number)
+    for pid in [pid for pid, order in _children.items() if order["id"] == number]:
+        os.kill(pid, signal.SIGKILL)
+    outcome(number)
 
 
 def _say(app: Any, answer: dict[str, Any]) -> None:
@@ -115,23 +93,30 @@ def _say(app: Any, answer: dict[str, Any]) -> None:
     stream.flush()
 
 
-def _copy_folder(order: dict[str, Any]) -> str:
-    """The branch's copy of the working folder, at this moment. Returns why there can be none."""
-    work, new = Path(order["work"]), Path(order["new_work"])
-    size = sum(file.lstat().st_size for file in work.rglob("*"))
-    if size > order["max_work_bytes"]:
-        return f"the working folder holds {size} bytes, over {order['max_work_bytes']}"
+def _copy_folder(app: Any, order: dict[str, Any]) -> str:
+    """Copy the working folder, as it is now, to beside it or, where that is not allowed, to among the temporary files.
+
+    Returns why there can be no copy; tells the order both places.
+    """
+    work = Path(app.kernel.shell.starting_dir)
     try:
-        shutil.copytree(work, new, symlinks=True)
+        size = sum(file.lstat().st_size for file in work.rglob("*"))
+        if size > order["max_work_bytes"]:
+            return f"the working folder holds {size} bytes, over {order['max_work_bytes']}"
+        try:
+            new = tempfile.mkdtemp(prefix="work-", dir=work.parent)
+        except PermissionError:
+            new = tempfile.mkdtemp(prefix="work-")
+        order |= {"work": str(work), "new_work": new}
+        shutil.copytree(work, new, symlinks=True, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(order.get("new_work", ""), ignore_errors=True)
         return f"the working folder cannot be copied: {error}"
     return ""
 
 
 def _fork_at_rest(app: Any, order: dict[str, Any], opencv_threads: int | None, until: float) -> None:
     """Fork, or come back in a millisecond. Runs between requests."""
-    global _order, _is_branch
     trunk, pid, why = os.getpid(), -1, ""
     state = random.getstate()  # Python seeds it anew in every fork
     interval = sys.getswitchinterval()
@@ -139,6 +124,8 @@ def _fork_at_rest(app: Any, order: dict[str, Any], opencv_threads: int | None, u
     time.sleep(0)
     try:
         why = branch_checks.not_at_rest(app)
+        if order["id"] in _abandoned:
+            why, until = "it was given up", 0.0
         if not why:
             with warnings.catch_warnings():  # Python 3.12 warns of threads, which have just been looked at
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -151,17 +138,14 @@ def _fork_at_rest(app: Any, order: dict[str, Any], opencv_threads: int | None, u
         asyncio.get_running_loop().call_later(0.001, _fork_at_rest, app, order, opencv_threads, until)
         return
     if pid == 0:
-        try:
-            _become(app, order, trunk, state)
-            _start_opencv(opencv_threads)
-        except BaseException:
-            _fail()
-        _order, _is_branch = order, True
-        raise _Leave
+        _children.clear()
+        _outcomes.clear()
+        _start_opencv(opencv_threads)
+        branch_process.become(app, order, trunk, state)
     _start_opencv(opencv_threads)
     _outcomes[order["id"]] = why
     if pid > 0:
-        _children[pid] = order["id"]
+        _children[pid] = order
         _watch(pid)
     else:
         shutil.rmtree(order["new_work"], ignore_errors=True)
@@ -201,7 +185,9 @@ def _reap() -> None:
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         except ChildProcessError:  # the code has waited for every child
             status = -signal.SIGKILL
-        _outcomes[_children.pop(pid)] = f"the branch ended with status {status}"
+        order = _children.pop(pid)
+        _outcomes[order["id"]] = f"the branch ended with status {status}"
+        shutil.rmtree(order["new_work"], ignore_errors=True)
 
 
 def _stop_opencv() -> int | None:
@@ -217,164 +203,3 @@ def _stop_opencv() -> int | None:
 def _start_opencv(threads: int | None) -> None:
     if threads is not None:
         sys.modules["cv2"].setNumThreads(threads)
-
-
-# ---------------------------------------------------------------------- in the branch, on the old stack
-
-
-def _become(app: Any, order: dict[str, Any], trunk: int, state: Any) -> None:
-    """Part from the trunk: session, life, descriptors, folder, random state."""
-    os.setsid()
-    app.poller = None
-    app.parent_handle = trunk
-    if _libc is None or _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0):
-        app.init_poller()
-    if os.getppid() != trunk:  # it died before the line above
-        os._exit(1)
-    signal.set_wakeup_fd(-1)
-    os.environ["JPY_PARENT_PID"] = str(trunk)
-    _children.clear()
-    _outcomes.clear()
-    random.setstate(state)
-    if order["reseed"]:
-        reseed()
-    _own_descriptors(Path(order["work"]), Path(order["new_work"]))
-    folder = _moved(Path.cwd(), Path(order["work"]), Path(order["new_work"]))
-    os.chdir(folder or Path.cwd())
-
-
-def _own_descriptors(work: Path, new_work: Path) -> None:
-    """No descriptor is shared with the trunk: sockets and the like become /dev/null, files are opened once more.
-
-    A file in the working folder becomes its copy. One that cannot be opened again stays shared, offset and all.
-    """
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        number = int(entry.name)
-        if number <= 2 or number == nothing:
-            continue
-        try:
-            target, mode = str(entry.readlink()), os.fstat(number).st_mode
-        except OSError:  # the descriptor of the listing itself
-            continue
-        if target.startswith(_DEAD):
-            os.dup2(nothing, number, inheritable=False)
-        elif stat.S_ISREG(mode):
-            with contextlib.suppress(OSError):
-                flags = fcntl.fcntl(number, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
-                copy = _moved(Path(target), work, new_work)
-                path = str(copy) if copy is not None and copy.exists() else str(entry)
-                again = os.open(path, flags | os.O_CLOEXEC)
-                os.lseek(again, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
-                os.dup2(again, number, inheritable=os.get_inheritable(number))
-                os.close(again)
-    os.close(nothing)
-
-
-def _moved(path: Path, work: Path, new_work: Path) -> Path | None:
-    """The same path in the branch's copy of the working folder; None outside."""
-    return new_work / path.relative_to(work) if path.is_relative_to(work) else None
-
-
-def _fail() -> NoReturn:
-    """Half a kernel is none: the host hears the status, the log has the rest."""
-    with contextlib.suppress(OSError):
-        os.write(2, traceback.format_exc().encode("utf-8", "replace"))
-    os._exit(1)
-
-
-# ---------------------------------------------------------------------- in the branch, on a clean stack
-
-
-def reopen(app: Any) -> bool:
-    """In a process that has just become a branch: make it a kernel on its own sockets. False anywhere else."""
-    global _order
-    order, _order = _order, None
-    if order is None:
-        return False
-    try:
-        _open(app, order)
-    except BaseException:
-        _fail()
-    return True
-
-
-def end(app: Any) -> None:
-    """The end of a branch that was told to stop: what was said is sent, no exit handler runs. Returns in a trunk."""
-    if not _is_branch:
-        return
-    try:
-        app.control_thread.stop()  # first: upstream ends the iopub thread first, for which this one may wait for 10 s
-        app.control_thread.join(5)
-        app.close()
-    finally:
-        os._exit(0)
-
-
-def _open(app: Any, order: dict[str, Any]) -> None:
-    """What `IPKernelApp.initialize` does for a new process, less what the trunk has done already."""
-    kernel = app.kernel
-    _kept.append((dict(vars(app)), dict(app._trait_values), dict(vars(kernel)), dict(kernel._trait_values)))
-    _kept.append(asyncio.get_event_loop_policy().get_event_loop())
-    asyncio.set_event_loop(asyncio.new_event_loop())
-    _kept.append(dict(vars(garbage.gc)))
-    vars(garbage.gc).update(thread=None, pid=None, refs={}, _context=None, _push=None, _push_mutex=None)
-    garbage.gc._lock = threading.Lock()
-    app.session = Session(parent=app, key=order["key"].encode())
-    app.transport, app.ip, app.connection_file = "ipc", order["ip"], f"{order['ip']}.json"
-    app.context = None
-    for channel, port in PORTS.items():
-        setattr(app, f"{channel}_port", port)
-    app._ports = dict(PORTS)
-    app.init_sockets()
-    app.init_heartbeat()
-    for stream in {id(item): item for item in (sys.stdout, sys.stderr, kernel._stdout, kernel._stderr)}.values():
-        _adopt_stream(app, stream)
-    app.displayhook.session, app.displayhook.pub_socket = app.session, app.iopub_socket
-    if hasattr(kernel, "_main_asyncio_lock"):
-        kernel._main_asyncio_lock = asyncio.Lock()
-    kernel._aborting = False
-    app.kernel_class = _Again
-    app.init_kernel()
-
-
-def _adopt_stream(app: Any, stream: Any) -> None:
-    """The same stream object, which loggers and the like may hold, now of this process."""
-    from ipykernel.iostream import OutStream
-
-    if not isinstance(stream, OutStream):
-        return
-    adopted: Any = stream
-    adopted.session, adopted.pub_thread = app.session, app.iopub_thread
-    adopted._io_loop, adopted._master_pid = app.iopub_thread.io_loop, os.getpid()
-    adopted._buffer_lock = threading.RLock()
-    adopted._flush_pending = adopted._subprocess_flush_pending = False
-    adopted._rotate_buffers()
-
-
-class _Again(IPythonKernel):
-    """Stands for the kernel class when upstream's `init_kernel` asks for its one kernel the second time."""
-
-    @classmethod
-    def instance(cls, *args: Any, **kwargs: Any) -> Any:
-        """The kernel there is, with new connections."""
-        kernel: Any = IPythonKernel.instance()
-        connect(kernel, kwargs)
-        return kernel
-
-
-def connect(kernel: Any, connections: dict[str, Any]) -> None:
-    """What `IPythonKernel.__init__` does with its connections, for a kernel object made before them."""
-    for name, value in connections.items():
-        if name not in _SET_ONCE:
-            setattr(kernel, name, value)
-    kernel.ident = str(uuid.uuid4())
-    shell = kernel.shell
-    for publisher in (shell.displayhook, shell.display_pub):
-        publisher.session, publisher.pub_socket = kernel.session, kernel.iopub_socket
-    shell.displayhook.topic = kernel._topic("execute_result")
-    if hasattr(kernel, "debugger"):
-        debugger = kernel.debugger
-        debugger.session, debugger.shell_socket = kernel.session, kernel.debug_shell_socket
-        client = type(debugger.debugpy_client)
-        debugger.debugpy_client = client(kernel.log, kernel.debugpy_stream, debugger._handle_event)

@@ -14,13 +14,13 @@ import json
 import os
 import secrets
 import select
-import shutil
 import signal
 import socket
 import struct
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ FORK_SECONDS = 10.0
 """How long a fork may take, up to its sockets."""
 MAX_WORK_BYTES = 64_000_000
 """Largest working folder that is copied for a branch; over it the branch is made by replay."""
-_PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}  # as branching.PORTS, which needs ipykernel
+_PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}  # as branch_process.PORTS, which needs ipykernel
 _LAST = _PORTS["iopub"]  # bound after shell and control
 
 
@@ -44,16 +44,21 @@ class NotForked(Exception):
 class Lease:
     """A running kernel process; it is stopped when its session released it and its branches are gone."""
 
-    def __init__(self, channel: KernelChannel, folder: RunFolder, work: Path, trunk: Lease | None = None) -> None:
-        self.channel, self.folder, self.work, self.trunk = channel, folder, work, trunk
-        self._wanted, self._stopped, self._branches = True, False, 0
+    def __init__(self, channel: KernelChannel, folder: RunFolder, trunk: Lease | None = None) -> None:
+        """`trunk` has counted this branch already (`fork`)."""
+        self.channel, self.folder, self.trunk = channel, folder, trunk
+        self.branches = 0
+        self._wanted, self._stopped = True, False
         folder.hold()
-        if trunk is not None:
-            trunk._branches += 1
 
     async def release(self) -> None:
         """The session needs it no more. Safe to call twice."""
         self._wanted = False
+        await self._settle()
+
+    async def lose_branch(self) -> None:
+        """A branch is gone."""
+        self.branches -= 1
         await self._settle()
 
     async def stop(self) -> None:
@@ -66,46 +71,62 @@ class Lease:
         finally:
             self.folder.release()
             if self.trunk is not None:
-                shutil.rmtree(self.work, ignore_errors=True)
-                self.trunk._branches -= 1
-                await self.trunk._settle()
+                await self.trunk.lose_branch()
 
     async def _settle(self) -> None:
-        if not self._wanted and not self._branches:
+        if not self._wanted and not self.branches:
             await self.stop()
 
 
-async def fork(trunk: Lease, *, reseed: bool) -> Lease:
-    """Fork the idle kernel; returns the branch with its channel not started. Raises NotForked, KernelDied."""
+@dataclass(frozen=True, kw_only=True)
+class Forked:
+    """A branch that has its sockets and no channel yet; the trunk counts it. `info` is as in a connection file."""
+
+    trunk: Lease
+    pid: int
+    info: Mapping[str, Any]
+
+
+async def fork(trunk: Lease, *, reseed: bool) -> Forked:
+    """Fork the idle kernel. When this returns the copy is made, and the trunk may go on. Raises NotForked, KernelDied."""
     number = uuid.uuid4().hex[:8]
     ip, key = str(trunk.folder.path / f"b{number}"), secrets.token_hex(32)
-    new_work = trunk.folder.path / f"work-{number}"
     pid = trunk.channel.pid
     if pid is None:
         raise NotForked("the kernel's process is not known here")
-    order = {
-        "id": number,
-        "ip": ip,
-        "key": key,
-        "work": str(trunk.work),
-        "new_work": str(new_work),
-        "max_work_bytes": MAX_WORK_BYTES,
-        "reseed": reseed,
-    }
+    order = {"id": number, "ip": ip, "key": key, "max_work_bytes": MAX_WORK_BYTES, "reseed": reseed}
+    unfinished = False
     try:
         async with asyncio.timeout(FORK_SECONDS):
             if why := await _ask(trunk.channel, "branch", json.dumps(order)):
                 raise NotForked(why)
+            unfinished = True
             await _bound(trunk.channel, number, Path(f"{ip}-{_LAST}"))
         child = _listener(f"{ip}-{_PORTS['shell']}", pid)
+        unfinished = False
     except TimeoutError as error:
         raise NotForked(f"the kernel did not fork within {FORK_SECONDS:.0f} s") from error
     except OSError as error:
         raise NotForked(f"the branch does not listen: {error}") from error
+    finally:
+        if unfinished:
+            await _abandon(trunk.channel, number)
+    trunk.branches += 1
     info: dict[str, Any] = {f"{name}_port": port for name, port in _PORTS.items()}
     info |= {"ip": ip, "key": key, "transport": "ipc", "signature_scheme": "hmac-sha256"}
-    channel = BranchChannel(trunk.folder.path, info, _Process(child), isolation=trunk.channel.isolation)
-    return Lease(channel, trunk.folder, new_work, trunk)
+    return Forked(trunk=trunk, pid=child, info=info)
+
+
+async def attach(forked: Forked) -> Lease:
+    """Connect to a branch. Raises KernelError, and then the branch is killed."""
+    trunk = forked.trunk
+    channel = BranchChannel(trunk.folder.path, forked.info, Process(forked.pid), isolation=trunk.channel.isolation)
+    try:
+        await channel.start()
+    except BaseException:
+        await trunk.lose_branch()
+        raise
+    return Lease(channel, trunk.folder, trunk)
 
 
 async def _ask(channel: KernelChannel, function: str, argument: str) -> str | None:
@@ -125,6 +146,13 @@ async def _ask(channel: KernelChannel, function: str, argument: str) -> str | No
     except (ValueError, LookupError, TypeError):
         return "the kernel's answer is not to be read"
     return None if why is None else str(why)[:500]
+
+
+async def _abandon(channel: KernelChannel, number: str) -> None:
+    """Have the trunk end what may have become of a fork that nobody waits for any more."""
+    with contextlib.suppress(KernelDied, TimeoutError):
+        async with asyncio.timeout(1.0):
+            await _ask(channel, "abandon", number)
 
 
 async def _bound(channel: KernelChannel, number: str, path: Path) -> None:
@@ -160,7 +188,7 @@ def _parent(pid: int) -> int:
         return 0
 
 
-class _Process:
+class Process:
     """A process that is not this one's child."""
 
     def __init__(self, pid: int) -> None:
@@ -187,7 +215,7 @@ class _Process:
 class BranchChannel(KernelChannel):
     """The channel of a kernel that runs already and is nobody's here: found by its connection, known by its process id."""
 
-    def __init__(self, folder: Path, info: Mapping[str, Any], process: _Process, *, isolation: str) -> None:
+    def __init__(self, folder: Path, info: Mapping[str, Any], process: Process, *, isolation: str) -> None:
         self.folder, self._info, self._process, self._isolation = folder, dict(info), process, isolation
         self._pending = {}
         self._broken = None
@@ -208,6 +236,11 @@ class BranchChannel(KernelChannel):
     def pid(self) -> int | None:
         """Process id of the kernel."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return super().alive and self._process.alive()
 
     @property
     def isolation(self) -> str:

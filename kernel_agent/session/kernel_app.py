@@ -40,11 +40,11 @@ class KernelApp(IPKernelApp):
     def start(self) -> None:
         """Run until told to stop; a fork of this process that is to be a kernel starts here again, with nothing above it."""
         super().start()  # type: ignore[no-untyped-call]
-        branching: Any = sys.modules.get("kernel_agent.session.branching")  # loaded by the first fork
-        while branching is not None and branching.reopen(self):
+        branch: Any = sys.modules.get("kernel_agent.session.branch_process")  # loaded by the first fork
+        while branch is not None and branch.reopen(self):
             super().start()  # type: ignore[no-untyped-call]
-        if branching is not None:
-            branching.end(self)
+        if branch is not None:
+            branch.end(self)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session import DEFAULT_PROVISIONER
 from kernel_agent.session.cells import cell_source
 from kernel_agent.session.channel import KernelChannel, KernelDied
-from kernel_agent.session.forking import Lease, NotForked, fork
+from kernel_agent.session.forking import Forked, Lease, NotForked, attach, fork
 from kernel_agent.session.images import (
     LoadedImage,
     ViewBounds,
@@ -156,7 +156,7 @@ class Session:
             self._folder = RunFolder()
         channel = KernelChannel(self._folder.path, provisioner=self.provisioner)
         await channel.start()
-        self._channel, self._lease = channel, Lease(channel, self._folder, self._folder.path / "work")
+        self._channel, self._lease = channel, Lease(channel, self._folder)
         inputs = [image.index for image in self.images if image.origin == "input"]
         try:
             await self._call(
@@ -223,6 +223,10 @@ class Session:
         """
         await self._release()
 
+    def close(self) -> None:
+        """`aclose`, waiting."""
+        run_blocking(self.aclose())
+
     async def __aenter__(self) -> Self:
         return await self.astart()
 
@@ -233,7 +237,7 @@ class Session:
         return run_blocking(self.astart())
 
     def __exit__(self, *_: object) -> None:
-        run_blocking(self.aclose())
+        self.close()
 
     # ------------------------------------------------------------------ cells
 
@@ -372,7 +376,7 @@ class Session:
             raise
 
     async def _fork(self, cells: int | None, reseed: bool) -> Session:
-        lease: Lease | None = None
+        forked: Forked | None = None
         why = "a state from before was asked for"
         async with self._lock:
             branch = self._twin(cells)
@@ -380,24 +384,24 @@ class Session:
                 try:
                     await self._start()
                     assert self._lease is not None
-                    lease = await fork(self._lease, reseed=reseed)
+                    forked = await fork(self._lease, reseed=reseed)
                 except (NotForked, KernelDied) as error:
                     why = str(error)
-        if lease is not None:  # the copy is made: this session may go on
+        if forked is not None:  # the copy is made: this session may go on
             try:
-                await lease.channel.start()
+                branch._lease = await attach(forked)
+                branch._channel = branch._lease.channel
+                branch._log("forked", how="process", why="", cells=len(branch.cells))
+                return branch
             except KernelError as error:
-                await lease.stop()
-                lease, why = None, str(error)
-        if lease is not None:
-            branch._lease, branch._channel = lease, lease.channel
-            branch._log("forked", how="process", why="", cells=len(branch.cells))
-            return branch
+                why = str(error)
         branch._log("forked", how="replay", why=why, cells=len(branch.cells))
         try:
             channel = await branch._start()
             if reseed:
-                await channel.execute("from kernel_agent.session import branching as _b; _b.reseed(); del _b", _ignore)
+                await channel.execute(
+                    "from kernel_agent.session import branch_process as _b; _b.reseed(); del _b", _ignore
+                )
         except BaseException:
             await branch.aclose()
             raise

@@ -19,7 +19,7 @@ from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
 from kernel_agent.session import kernel_app
-from kernel_agent.session.branching import connect
+from kernel_agent.session.branch_process import connect
 
 
 class WarmKernel(IPythonKernel):
