@@ -54,6 +54,7 @@ class CodeVisionProvisioner(LocalProvisioner):
         self.run_folder = self.run_folder or RunFolder()
         self.run_folder.move_in(self.parent)
         kwargs = await super().pre_launch(**kwargs)
+        kwargs["cwd"] = kwargs.get("cwd") or str(self.run_folder.work)
         kwargs["cmd"] = self.run_folder.hand_over(self.parent, kwargs["cmd"])
         return kwargs
 

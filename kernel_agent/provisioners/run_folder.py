@@ -1,4 +1,4 @@
-"""The private folder a kernel meets its host in: its sockets, its own copy of the connection file, its IPython profile.
+"""The private folder a kernel meets its host in: its sockets, its own copy of the connection file, its working folder, its IPython profile.
 
 A front end chooses TCP and a connection file among those of the user's other kernels; a kernel in a sandbox has neither a
 network nor that folder. So the manager is moved to sockets in a folder of this kernel alone, before its connection file
@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "kernel.json"
 
     @property
+    def work(self) -> Path:
+        """The working folder of a kernel that is given none."""
+        return self.path / "work"
+
+    @property
     def ipython(self) -> Path:
         """For IPYTHONDIR."""
         return self.path / "ipython"
@@ -52,6 +57,7 @@ class RunFolder:
         """Empty the folder, and give the manager addresses in it. It may have a connection file, but no kernel."""
         shutil.rmtree(self.path)
         self.path.mkdir(0o700)  # refuses what another put there in between
+        self.work.mkdir()
         if sys.platform == "win32":
             return
         address = str(self.path / "k")

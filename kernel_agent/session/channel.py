@@ -3,8 +3,7 @@
 Guarantees: every message is read as it comes, a cell gets only messages whose parent is its own request, it is done on
 its reply AND its idle, and a kernel that dies ends every wait at once (within half a second where the system has no
 pidfds). A kernel that breaks a rule of the wire or a limit is killed at once, and every wait ends with `KernelDied`,
-which names rule, value and limit; no other kernel notices. No file that the kernel can write to is read or written here,
-but for the connection file, which is written before the start under a name nobody can know. Six descriptors or fewer.
+which names rule, value and limit; no other kernel notices. No file that the kernel can write to is read or written here. Six descriptors or fewer.
 
 A channel belongs to the event loop and the process it was started in: in others it is not `alive`.
 """
@@ -17,6 +16,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,21 +30,6 @@ from kernel_agent.session.lifeline import LastWords, Watch
 from kernel_agent.session.messages import JsonLimits, Message, Wire
 from kernel_agent.session.zmtp import Buffer, Closed, Connection, HandshakeError, Limits, WireError, connect
 from kernel_agent.types import KernelOptions
-
-_KEPT_ENVIRONMENT = (
-    "PATH",
-    "HOME",
-    "USER",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "TEMP",
-    "TMP",
-    "VIRTUAL_ENV",
-    "SYSTEMROOT",
-)
-_KEPT_PREFIXES = ("LC_", "PYTHON", "LD_LIBRARY", "DYLD_", "FONTCONFIG", "XDG_CACHE", "OMP_", "OPENBLAS_", "MKL_")
 
 _RETRY_SECONDS = 0.004
 _PARTING_SECONDS = 0.05
@@ -76,18 +61,6 @@ class ChannelLimits:
     bytes: int = 1 << 30
     wire: Limits = field(default_factory=Limits)
     json: JsonLimits = field(default_factory=JsonLimits)
-
-
-def kernel_environment(folder: Path) -> dict[str, str]:
-    """The kernel's environment: what Python needs and nothing else, so no key or token of the user's gets in."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _KEPT_ENVIRONMENT or name.startswith(_KEPT_PREFIXES)
-    }
-    kept.setdefault("PYTHONHASHSEED", "0")
-    kept.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return {**kept, "IPYTHONDIR": str(folder / "ipython"), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class _Specs(KernelSpecManager):
@@ -136,19 +109,14 @@ class _Pending:
 
 
 class KernelChannel:
-    """Starts a kernel in `folder`, runs requests on it, stops it. Not restartable: make a new one."""
+    """Starts a kernel, runs requests on it, stops it. Not restartable: make a new one."""
 
-    def __init__(self, folder: Path, options: KernelOptions, *, limits: ChannelLimits = ChannelLimits()) -> None:
-        self.folder = folder
+    def __init__(self, options: KernelOptions, *, limits: ChannelLimits = ChannelLimits()) -> None:
         specs = _Specs()
         specs.options = options
-        name = secrets.token_hex(6)
+        file = Path(tempfile.gettempdir()) / f"cv-{secrets.token_hex(16)}.json"
         self._manager: AsyncKernelManager | None = _Manager(
-            kernel_name="codevision",
-            kernel_spec_manager=specs,
-            transport="ipc",
-            ip=str(folder / f"k{name}"),
-            connection_file=str(folder / f"kernel-{name}.json"),
+            kernel_name="codevision", kernel_spec_manager=specs, connection_file=str(file)
         )
         self._reset(limits)
 
@@ -163,6 +131,7 @@ class KernelChannel:
         self._connections: list[Connection] = []
         self._watch: Watch | None = None
         self._words: LastWords | None = None
+        self.connection: Mapping[str, Any] = {}
         self._attached: tuple[int | None, str, Callable[[], Awaitable[None]] | None] = (None, "unknown", None)
 
     @classmethod
@@ -181,11 +150,10 @@ class KernelChannel:
         Args:
             pid: its process, to watch and to signal; the listener at the other end of the shell socket by default.
             isolation: its level.
-            on_stop: how to end it when the channel is stopped; SIGKILL by default.
+            on_stop: called when the channel is stopped, after SIGKILL.
             seconds: how long it may take to answer. Raises KernelError when it takes longer.
         """
         channel = cls.__new__(cls)
-        channel.folder = Path(str(connection["ip"])).parent
         channel._manager = None
         channel._reset(limits)
         channel._attached = (pid, isolation, on_stop)
@@ -215,18 +183,9 @@ class KernelChannel:
 
     async def _start(self) -> None:
         assert self._manager is not None
-        work = self.folder / "work"
-        if work.is_symlink():  # an earlier kernel's
-            work.unlink()
-        work.mkdir(exist_ok=True)
         self._words = LastWords()
         try:
-            await self._manager.start_kernel(
-                cwd=str(work),
-                env=kernel_environment(self.folder),
-                stdout=self._words.writer,
-                stderr=self._words.writer,
-            )
+            await self._manager.start_kernel(stdout=self._words.writer, stderr=self._words.writer)
         except Exception as error:
             raise KernelError(f"The kernel process could not be started: {error}. Run `codevision doctor`.") from error
         finally:
@@ -234,6 +193,7 @@ class KernelChannel:
         await self._connect(self._manager.get_connection_info())
 
     async def _connect(self, info: Mapping[str, Any]) -> None:
+        self.connection = info
         self._loop = asyncio.get_running_loop()
         key = info["key"]
         self._wire = Wire(key if isinstance(key, bytes) else str(key).encode(), limits=self.limits.json)
@@ -242,7 +202,10 @@ class KernelChannel:
         # iopub first: its subscription has to be in place before the first request
         self._iopub = await self._open(info, "iopub")
         self._shell, self._control = await asyncio.gather(self._open(info, "shell"), self._open(info, "control"))
-        self._watch = Watch(self._shell.peer_pid or self._attached[0], self._ended, self._is_alive)
+        pid, listener = self._attached[0], self._shell.peer_pid
+        if pid is not None and listener not in (None, pid):
+            raise KernelDied(f"process {listener} listens where the kernel, process {pid}, should")
+        self._watch = Watch(pid or listener, self._ended, self._is_alive)
         await self._handshake()
 
     async def _open(self, info: Mapping[str, Any], name: str) -> Connection:
@@ -442,14 +405,14 @@ class KernelChannel:
         return True
 
     async def interrupt(self) -> None:
-        """SIGINT."""
-        if self._manager is None:
-            self._signal_attached(signal.SIGINT)
-            return
-        with contextlib.suppress(Exception):  # it may be dying; the caller goes on to `stop`
-            await self._manager.interrupt_kernel()
+        """SIGINT to the kernel and its process group."""
+        if self._watch is not None and self._watch.pid is not None:
+            self._signal(signal.SIGINT)
+        elif self._manager is not None:
+            with contextlib.suppress(Exception):  # it may be dying; the caller goes on to `stop`
+                await self._manager.interrupt_kernel()
 
-    def _signal_attached(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         """To the process group where the kernel leads one, else to the kernel."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.pid is not None and os.getpgid(self.pid) == self.pid:
@@ -480,8 +443,8 @@ class KernelChannel:
     def _release(self) -> None:
         self._fail(KernelDied("the session was closed"))
         self._close_connections()
-        if self._manager is None and self._attached[2] is None:
-            self._signal_attached(signal.SIGKILL)
+        if self._manager is None:
+            self._signal(signal.SIGKILL)
         if self._watch is not None:
             self._watch.close()
         if self._words is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from typing import Any
 
 import zmq
@@ -55,7 +56,7 @@ class PictureSession(Session):
 
 
 class KernelApp(IPKernelApp):
-    """ipykernel whose iopub socket has no high-water mark and whose session takes pictures."""
+    """ipykernel whose iopub socket has no high-water mark, whose session takes pictures, and which may become a branch of itself."""
 
     @default("session")
     def _make_session(self) -> Session:
@@ -65,6 +66,15 @@ class KernelApp(IPKernelApp):
         """Bind iopub after lifting the limit on queued messages."""
         context.setsockopt(zmq.SNDHWM, 0)
         super().init_iopub(context)  # type: ignore[no-untyped-call]
+
+    def start(self) -> None:
+        """Run until told to stop; a fork of this process that is to be a kernel starts here again, with nothing above it."""
+        super().start()  # type: ignore[no-untyped-call]
+        branch: Any = sys.modules.get("kernel_agent.session.branch_process")  # loaded by the first fork
+        while branch is not None and branch.reopen(self):
+            super().start()  # type: ignore[no-untyped-call]
+        if branch is not None:
+            branch.end(self)
 
 
 def main() -> None:

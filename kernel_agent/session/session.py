@@ -13,19 +13,17 @@ numbers), or any isolation beyond the level (`session.isolation`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import copy
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session.cells import cell_source
 from kernel_agent.session.channel import KernelChannel, KernelDied
+from kernel_agent.session.forking import Forked, Lease, NotForked, attach, fork
 from kernel_agent.session.images import (
     LoadedImage,
     ViewBounds,
@@ -96,7 +94,7 @@ class Session:
         self._pil: dict[int, Image.Image] = {}
         self._exact = Exact()
         self._channel: KernelChannel | None = None
-        self._folder: Path | None = None
+        self._lease: Lease | None = None
         self._lock = asyncio.Lock()
         self.add_images(images)
 
@@ -155,11 +153,9 @@ class Session:
         if self._channel is not None and self._channel.broken is not None:  # it died between cells
             self._log("kernel_died", **self._channel.broken.facts)
         await self._drop()
-        if self._folder is None:
-            self._folder = _short_folder()
-        channel = KernelChannel(self._folder, self.kernel)
+        channel = KernelChannel(self.kernel)
         await channel.start()
-        self._channel = channel
+        self._channel, self._lease = channel, Lease(channel)
         inputs = [image.index for image in self.images if image.origin == "input"]
         try:
             await self._call(
@@ -181,10 +177,16 @@ class Session:
         return channel
 
     async def _drop(self) -> None:
-        """Stop the kernel; cells and images stay, so that the next start brings it back."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.stop()
+        """Stop the kernel; cells and images stay, so that the next start brings it back. Branches of it do the same."""
+        lease, self._lease, self._channel = self._lease, None, None
+        if lease is not None:
+            await lease.stop()
+
+    async def _release(self) -> None:
+        """Let go of the kernel; it stays until the last branch of it is closed."""
+        lease, self._lease, self._channel = self._lease, None, None
+        if lease is not None:
+            await lease.release()
 
     async def _call(self, function: str, images: Sequence[int], **config: Any) -> None:
         """Run a function of `kernel_side` with the given images handed over as raw pixels, over the wire."""
@@ -206,11 +208,15 @@ class Session:
             raise KernelError(f"The kernel could not be set up: {reply['content'].get('evalue')}.")
 
     async def aclose(self) -> None:
-        """Stop the kernel and remove its folder. Safe to call twice; a cell run later starts it again with its state."""
-        await self._drop()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        """Stop the kernel and remove its folder, once its last branch is closed too.
+
+        Safe to call twice; a cell run later starts a kernel again with this session's state.
+        """
+        await self._release()
+
+    def close(self) -> None:
+        """`aclose`, waiting."""
+        run_blocking(self.aclose())
 
     async def __aenter__(self) -> Self:
         return await self.astart()
@@ -222,7 +228,7 @@ class Session:
         return run_blocking(self.astart())
 
     def __exit__(self, *_: object) -> None:
-        run_blocking(self.aclose())
+        self.close()
 
     # ------------------------------------------------------------------ cells
 
@@ -356,6 +362,104 @@ class Session:
         events, self.events = self.events, []
         return events
 
+    # ------------------------------------------------------------------ branches
+
+    def fork(self, *, cells: int | None = None, reseed: bool = False) -> Session:
+        """`afork`, waiting."""
+        return run_blocking(self.afork(cells=cells, reseed=reseed))
+
+    async def afork(self, *, cells: int | None = None, reseed: bool = False) -> Session:
+        """A second session with the same state, started and independent of this one; close it as any other.
+
+        Args:
+            cells: the state after the first so many cells, made by replay; None is the state as it is now.
+            reseed: whether `random` and `numpy.random` are seeded anew in the branch. Else a forked branch draws the same
+                numbers as this session.
+
+        The state now is had by process fork where that is sound, else by replay: an event "forked" of the branch says
+        `how` ("process" or "replay") and `why` it is a replay. Waits for a running cell. A branch shares the
+        fate of this session's process until it has been restarted itself: it dies with it, and then recovers by replay.
+        Closing this session does it no harm. Raises KernelError when a cell cannot be replayed.
+        """
+        making = asyncio.ensure_future(self._fork(cells, reseed))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await _through_cancels(making)
+            if making.exception() is None:
+                await making.result().aclose()
+            raise
+
+    async def _fork(self, cells: int | None, reseed: bool) -> Session:
+        forked: Forked | None = None
+        why = "a state from before was asked for"
+        async with self._lock:
+            branch = self._twin(cells)
+            if cells is None:
+                try:
+                    await self._start()
+                    assert self._lease is not None
+                    forked = await fork(self._lease, reseed=reseed)
+                except (NotForked, KernelDied) as error:
+                    why = str(error)
+        if forked is not None:  # the copy is made: this session may go on
+            try:
+                branch._lease = await attach(forked)
+                branch._channel = branch._lease.channel
+                branch._log("forked", how="process", why="", cells=len(branch.cells))
+                return branch
+            except KernelError as error:
+                why = str(error)
+        branch._log("forked", how="replay", why=why, cells=len(branch.cells))
+        try:
+            channel = await branch._start()
+            if reseed:
+                await channel.execute(
+                    "from kernel_agent.session import branch_process as _b; _b.reseed(); del _b", _ignore
+                )
+        except BaseException:
+            await branch.aclose()
+            raise
+        return branch
+
+    def rewind(self, cells: int) -> None:
+        """`arewind`, waiting."""
+        run_blocking(self.arewind(cells))
+
+    async def arewind(self, cells: int) -> None:
+        """Go back to the state after the first so many cells (undo): a new kernel runs them again; event "rewound".
+
+        Raises KernelError when one of them cannot be run again; then nothing is taken back.
+        """
+        async with self._lock:
+            back = self._twin(cells)
+            if len(back.cells) == len(self.cells):
+                return
+            before = self.images, self.cells
+            await self._release()
+            self.images, self.cells = back.images, back.cells
+            self._log("rewound", cells=len(self.cells), taken_back=len(before[1]) - len(self.cells))
+            try:
+                await self._start()
+            except BaseException:
+                self.images, self.cells = before
+                self.events.pop()
+                raise
+
+    def _twin(self, cells: int | None) -> Session:
+        """A session like this one without a kernel, holding the first `cells` cells (all for None) and their images."""
+        count = len(self.cells) if cells is None else cells
+        if not 0 <= count <= len(self.cells):
+            raise ValueError(f"There is no state after {count} cells: the session has run {len(self.cells)}.")
+        twin = copy.copy(self)
+        inputs = [image for image in self.images if image.origin == "input"]
+        twin.cells = self.cells[:count]
+        later = {image.index for cell in self.cells[count:] for image in cell.images}
+        twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
+        twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
+        twin._channel = twin._lease = None
+        return twin
+
     async def _recover(self, collector: OutputCollector) -> None:
         """Start anew with the state from before this cell, then give back the pictures this cell has shown."""
         known = len(self.events)
@@ -408,12 +512,5 @@ async def _through_cancels(work: asyncio.Future[Any]) -> bool:
     return cancelled
 
 
-def _short_folder() -> Path:
-    """A private folder whose path is short enough for Unix sockets (107 bytes)."""
-    folder = Path(tempfile.mkdtemp(prefix="cv-"))
-    if len(str(folder)) > 60:
-        with contextlib.suppress(OSError):
-            short = Path(tempfile.mkdtemp(prefix="cv-", dir="/tmp"))
-            folder.rmdir()
-            return short
-    return folder
+def _ignore(message: object) -> None:
+    """Nobody reads the output of our own requests."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
@@ -21,8 +20,7 @@ from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
 from kernel_agent.session import kernel_app
-
-_SET_ONCE = {"parent", "log", "profile_dir", "user_ns"}
+from kernel_agent.session.branch_process import connect
 
 
 class WarmKernel(IPythonKernel):
@@ -38,27 +36,13 @@ class WarmKernel(IPythonKernel):
 
     def connect(self, **connections: Any) -> None:
         """What `IPythonKernel.__init__` does with its connections."""
-        for name, value in connections.items():
-            if name not in _SET_ONCE:
-                setattr(self, name, value)
-        self.ident = str(uuid.uuid4())
+        connect(self, connections)
         self._stdout, self._stderr = sys.stdout, sys.stderr
-        kernel: Any = self
         shell: Any = self.shell
-        for publisher in (shell.displayhook, shell.display_pub):
-            publisher.session, publisher.pub_socket = self.session, self.iopub_socket
-        shell.displayhook.topic = kernel._topic("execute_result")
-        if hasattr(self, "debugger"):
-            self._connect_debugger(kernel.debugger)
         atexit.unregister(shell.atexit_operations)  # it has to run before the sockets are closed, so it is put last
         atexit.register(shell.atexit_operations)
         if "JPY_SESSION_NAME" in os.environ:
             shell.user_ns["__session__"] = os.environ["JPY_SESSION_NAME"]
-
-    def _connect_debugger(self, debugger: Any) -> None:
-        """What its `__init__` does with the kernel's connections."""
-        debugger.session, debugger.shell_socket = self.session, self.debug_shell_socket
-        debugger.debugpy_client = type(debugger.debugpy_client)(self.log, self.debugpy_stream, debugger._handle_event)
 
 
 class WarmApp(kernel_app.KernelApp):
