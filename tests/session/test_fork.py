@@ -324,8 +324,8 @@ def test_trunk_closed_first(picture: Image.Image) -> None:
     branch = by_process(trunk)
     twig = by_process(branch)
     processes = [pid(each) for each in (trunk, branch, twig)]
-    folder = trunk._folder
-    assert folder is not None
+    assert trunk._channel is not None
+    folder = Path(trunk._channel.connection["ip"]).parent
     trunk.close()
     branch.close()
     assert text(twig.run("n += 1; n")) == "2"
@@ -333,7 +333,7 @@ def test_trunk_closed_first(picture: Image.Image) -> None:
     assert text(trunk.run("n")) == "1"  # a closed session starts again, in a kernel of its own
     twig.close()
     assert wait_for(lambda: all(gone(process) for process in processes), 5)
-    assert not folder.path.exists()
+    assert not folder.exists()
     assert not gone(pid(trunk))
     trunk.close()
 

@@ -278,7 +278,8 @@ def test_no_process_and_no_folder_is_left(picture: Image.Image) -> None:
     with fresh:
         fresh.run("import subprocess; child = subprocess.Popen(['sleep', '300'])")
         pid = int(text(fresh.run("print(child.pid)")))
-        folder, kernel = fresh._folder, fresh._channel.pid if fresh._channel else None
+        assert fresh._channel is not None
+        folder, kernel = Path(fresh._channel.connection["ip"]).parent, fresh._channel.pid
         assert folder is not None
         assert folder.stat().st_mode & 0o077 == 0
     assert not folder.exists()
