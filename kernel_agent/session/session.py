@@ -26,7 +26,8 @@ from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session import DEFAULT_PROVISIONER
 from kernel_agent.session.cells import cell_source
-from kernel_agent.session.channel import KernelChannel, KernelDied
+from kernel_agent.session.channel import KernelChannel
+from kernel_agent.session.conversation import KernelDied
 from kernel_agent.session.images import (
     LoadedImage,
     ViewBounds,
