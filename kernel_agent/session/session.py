@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -83,7 +84,8 @@ class Session:
         self._pil: dict[int, Image.Image] = {}
         self._channel: KernelChannel | None = None
         self._folder: Path | None = None
-        self._lock = asyncio.Lock()
+        self._lock, self._process = asyncio.Lock(), os.getpid()
+        self._max_images = 0
         self.add_images(images)
 
     # ------------------------------------------------------------------ images
@@ -144,6 +146,7 @@ class Session:
 
     async def astart(self) -> Self:
         """Start the kernel and put the images in. Does nothing where it runs already."""
+        self._part_from_parent()
         async with self._lock:
             await self._start()
         return self
@@ -161,6 +164,7 @@ class Session:
         await channel.start()
         self._channel = channel
         inputs = [image.index for image in self.images if image.origin == "input"]
+        self._max_images = max(len(inputs) + self.budget.images, len(self.images))
         try:
             await self._call(
                 "start",
@@ -168,7 +172,7 @@ class Session:
                 pattern=self.names.pattern,
                 first=self.names.first,
                 saved_files=self.names.saved_files,
-                max_images=max(len(inputs) + self.budget.images, len(self.images)),
+                max_images=self._max_images,
                 max_pixels=self.max_pixels,
                 output_chars=self.budget.output_chars,
             )
@@ -178,6 +182,12 @@ class Session:
             await self._drop()
             raise
         return channel
+
+    def _part_from_parent(self) -> None:
+        """In a fork of the process: the kernel and the folder are the parent's; a start here makes our own."""
+        if self._process != os.getpid():
+            self._lock, self._process = asyncio.Lock(), os.getpid()
+            self._channel = self._folder = None
 
     async def _drop(self) -> None:
         """Stop the kernel; cells and images stay, so that the next start brings it back."""
@@ -203,6 +213,7 @@ class Session:
 
     async def aclose(self) -> None:
         """Stop the kernel and remove its folder. Safe to call twice; a cell run later starts it again with its state."""
+        self._part_from_parent()
         await self._drop()
         folder, self._folder = self._folder, None
         if folder is not None:
@@ -237,6 +248,7 @@ class Session:
         Never raises for anything the code does. Raises KernelError when no kernel can be had, and CancelledError when
         cancelled (the cell is interrupted first, and kept in `cells`).
         """
+        self._part_from_parent()
         async with self._lock:
             source = cell_source(code, image_index)
             cell = await self._run(source, self.budget.cell_seconds if seconds is None else seconds)
@@ -304,6 +316,8 @@ class Session:
         return Status.KILLED
 
     def _take_output(self, data: bytes, index: int, parent: int | None, affine: Affine | None) -> KernelImage:
+        if index >= self._max_images:  # the kernel counts too, unless the code changed that
+            raise ValueError(f"image {index} is over the limit of {self._max_images} images")
         try:
             pil = decode_output_png(data, max_pixels=self.max_pixels)
         except ImageError as error:
