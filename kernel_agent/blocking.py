@@ -1,4 +1,4 @@
-"""The sync twins of async methods: one background event loop for the whole process.
+"""The sync twins of async methods: one background event loop for the whole process, a new one in each fork of it.
 
 A coroutine runs there to its end while the caller waits, so the same code works in a script, in a thread and inside a
 notebook whose own loop is busy. Ctrl-C cancels the coroutine, waits for its clean-up, then raises KeyboardInterrupt.
@@ -7,6 +7,7 @@ notebook whose own loop is busy. Ctrl-C cancels the coroutine, waits for its cle
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future, wait
@@ -29,6 +30,16 @@ def background_loop() -> asyncio.AbstractEventLoop:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="codevision", daemon=True).start()
         return _loop
+
+
+def _forget() -> None:
+    """In a fork: the loop's thread is not there, and whoever held the lock is not either."""
+    global _lock, _loop
+    _lock, _loop = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel_agent.session.channel import KernelChannel, KernelDied
+from kernel_agent.session.channel import KernelChannel
+from kernel_agent.session.conversation import KernelDied
 
 FORK_SECONDS = 10.0
 """How long a fork may take, up to its sockets."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session.cells import cell_source
-from kernel_agent.session.channel import KernelChannel, KernelDied
+from kernel_agent.session.channel import KernelChannel
+from kernel_agent.session.conversation import KernelDied
 from kernel_agent.session.forking import Forked, Lease, NotForked, attach, fork
 from kernel_agent.session.images import (
     LoadedImage,
@@ -95,7 +97,8 @@ class Session:
         self._exact = Exact()
         self._channel: KernelChannel | None = None
         self._lease: Lease | None = None
-        self._lock = asyncio.Lock()
+        self._lock, self._process = asyncio.Lock(), os.getpid()
+        self._max_images = 0
         self.add_images(images)
 
     # ------------------------------------------------------------------ images
@@ -142,6 +145,7 @@ class Session:
 
     async def astart(self) -> Self:
         """Start the kernel and put the images in. Does nothing where it runs already."""
+        self._part_from_parent()
         async with self._lock:
             await self._start()
         return self
@@ -157,6 +161,7 @@ class Session:
         await channel.start()
         self._channel, self._lease = channel, Lease(channel)
         inputs = [image.index for image in self.images if image.origin == "input"]
+        self._max_images = max(len(inputs) + self.budget.images, len(self.images))
         try:
             await self._call(
                 "start",
@@ -164,7 +169,7 @@ class Session:
                 pattern=self.names.pattern,
                 first=self.names.first,
                 saved_files=self.names.saved_files,
-                max_images=max(len(inputs) + self.budget.images, len(self.images)),
+                max_images=self._max_images,
                 max_pixels=self.max_pixels,
                 output_chars=self.budget.output_chars,
                 raw=True,
@@ -175,6 +180,12 @@ class Session:
             await self._drop()
             raise
         return channel
+
+    def _part_from_parent(self) -> None:
+        """In a fork of the process: the kernel is the parent's; a start here makes our own."""
+        if self._process != os.getpid():
+            self._lock, self._process = asyncio.Lock(), os.getpid()
+            self._channel = self._lease = None
 
     async def _drop(self) -> None:
         """Stop the kernel; cells and images stay, so that the next start brings it back. Branches of it do the same."""
@@ -212,6 +223,7 @@ class Session:
 
         Safe to call twice; a cell run later starts a kernel again with this session's state.
         """
+        self._part_from_parent()
         await self._release()
 
     def close(self) -> None:
@@ -247,6 +259,7 @@ class Session:
         Never raises for anything the code does. Raises KernelError when no kernel can be had, and CancelledError when
         cancelled (the cell is interrupted first, and kept in `cells`).
         """
+        self._part_from_parent()
         async with self._lock:
             source = cell_source(code, image_index)
             cell = await self._run(source, self.budget.cell_seconds if seconds is None else seconds)
@@ -320,6 +333,8 @@ class Session:
         self, source: Pixels | bytes, index: int, parent: int | None, affine: Affine | None
     ) -> KernelImage:
         """An image from its pixels; from a file only by its pixels, so that nothing else in it is kept."""
+        if index >= self._max_images:  # the kernel counts too, unless the code changed that
+            raise ValueError(f"image {index} is over the limit of {self._max_images} images")
         try:
             if isinstance(source, bytes):
                 source = Pixels.of(decode_output(source, max_pixels=self.max_pixels))
