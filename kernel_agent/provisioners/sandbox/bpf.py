@@ -82,7 +82,7 @@ def assemble(blocks: Sequence[tuple[str, Block]]) -> Block:
 def install(program: Block) -> None:
     """Put it on every thread of the process, for good, with no_new_privs. Raises OSError."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    filters = (_Filter * len(program))(*program)
+    filters = (_Filter * len(program))(*(_Filter(*instruction) for instruction in program))
     wanted = _Program(len(program), filters)
     if failed := call("seccomp", _SET_MODE_FILTER, _TSYNC, ctypes.byref(wanted)):
         raise OSError(f"thread {failed} on {platform.machine()} could not be given the system call filter")

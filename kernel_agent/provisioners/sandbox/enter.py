@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,10 +18,23 @@ from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.limits import limit, limit_memory
 from kernel_agent.provisioners.sandbox.plan import Plan
 
-_PROC_OF_ONES_OWN = ("self", "meminfo", "cpuinfo", "stat", "loadavg", "uptime", "version", "filesystems", "sys/vm", "sys/kernel")
+_PROC_OF_ONES_OWN = (
+    "self",
+    "meminfo",
+    "cpuinfo",
+    "stat",
+    "loadavg",
+    "uptime",
+    "version",
+    "filesystems",
+    "sys/vm",
+    "sys/kernel",
+)
 
 
-def enter(plan: Plan, *, keep: Iterable[int] = (), born: Callable[[int], None] | None = None) -> None:
+def enter(
+    plan: Plan, *, keep: Iterable[int] = (), born: Callable[[int], None] | None = None, held: bool = False
+) -> None:
     """Namespaces and mounts, uid and capabilities, limits, Landlock; ends in the plan's working directory.
 
     Call it with one thread, before ZMQ, and go on in the process that it returns in: with namespaces that is
@@ -29,18 +43,21 @@ def enter(plan: Plan, *, keep: Iterable[int] = (), born: Callable[[int], None] |
     Args:
         keep: descriptors to keep besides 0, 1 and 2; all others are closed.
         born: see `namespaces.become_first`; without namespaces it is called with the process's own id.
+        held: die with the parent, whose thread that started this process must live as long as itself (`spawn.spawn`).
     """
     privileges.close_others(keep)
+    parent = namespaces.Parent()
+    if held:
+        parent.hold()
     if plan.namespaces:
+        parent.close()
         parent = namespaces.become_first(born)
         mounts.build(plan)
-    else:
-        parent = namespaces.Parent()
-        if born is not None:
-            born(os.getpid())
+    elif born is not None:
+        born(os.getpid())
     _forget_sockets(plan.folder)
     privileges.drop(plan.user, keep_reading=plan.keep_reading)
-    if plan.namespaces or born is not None:
+    if plan.namespaces or held or born is not None:
         parent.hold()
     parent.close()
     for folder in plan.folders:
@@ -48,6 +65,9 @@ def enter(plan: Plan, *, keep: Iterable[int] = (), born: Callable[[int], None] |
     _share_fonts(plan)
     limit(plan, alone=plan.user is not None or plan.level is Level.STRONG)
     landlock.restrict(_strong(plan) if plan.level is Level.STRONG else _medium(plan))
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored on the way here by what must outlive an interrupt
     os.chdir(plan.work)
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from kernel_agent.provisioners.sandbox.plan import Plan
+from kernel_agent.provisioners.sandbox.readable import resolved
 from kernel_agent.provisioners.sandbox.syscalls import call, checked, libc
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -37,7 +37,7 @@ def build(plan: Plan) -> None:
     """Make the root and move into it. Raises OSError."""
     _mount(None, "/", None, _MS_REC_PRIVATE)
     # opened first: the new root covers the run folder, whatever that is below
-    links, paths = _resolved(plan.readable)
+    links, paths = resolved(plan.readable)
     trees = [(path, _tree(path, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)) for path in paths]
     trees += [(f"/dev/{name}", _tree(f"/dev/{name}", _ATTR_NOSUID)) for name in DEVICES]
     trees.append((plan.folder, _tree(plan.folder, _ATTR_NOSUID | _ATTR_NODEV)))
@@ -58,26 +58,6 @@ def build(plan: Plan) -> None:
     checked(libc.umount2(b".", _MNT_DETACH), "umount2")
     os.chdir("/")
     _mount(None, "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
-
-
-def _resolved(paths: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """The links on the way to the paths, and what they lead to, without what another one contains."""
-    links: dict[str, str] = {}
-    real: set[str] = set()
-    for path in paths:
-        at, left = Path("/"), list(Path(os.path.normpath(path)).parts[1:])
-        while left and len(links) < ROOT_FILES:
-            at /= left.pop(0)
-            if at.is_symlink():
-                target = at.readlink()
-                links[str(at)] = str(target)
-                at = Path(os.path.normpath(at.parent / target))
-                at, left = Path("/"), [*at.parts[1:], *left]
-        if at.exists():
-            real.add(str(at))
-    kept = [path for path in sorted(real) if not any(str(above) in real for above in Path(path).parents)]
-    inside = {link for link in links if any(str(above) in kept for above in Path(link).parents)}
-    return {link: target for link, target in links.items() if link not in inside}, kept
 
 
 def _tree(path: str, attributes: int) -> int:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "fonts", "alternatives", "mime.types", "magic")
+_ETC = (
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "timezone",
+    "fonts",
+    "alternatives",
+    "mime.types",
+    "magic",
+)
+_MOST_LINKS = 1000
 _PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 
 
@@ -28,6 +40,26 @@ def readable(extra: tuple[str, ...] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for path in _with_targets(found) if path != os.sep and os.path.lexists(path)))
 
 
+def resolved(paths: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The links on the way to the paths, and what they lead to, without what another one contains."""
+    links: dict[str, str] = {}
+    real: set[str] = set()
+    for path in paths:
+        at, left = Path("/"), list(Path(os.path.normpath(path)).parts[1:])
+        while left and len(links) < _MOST_LINKS:
+            at /= left.pop(0)
+            if at.is_symlink():
+                target = at.readlink()
+                links[str(at)] = str(target)
+                at = Path(os.path.normpath(at.parent / target))
+                at, left = Path("/"), [*at.parts[1:], *left]
+        if at.exists():
+            real.add(str(at))
+    kept = [path for path in sorted(real) if not any(str(above) in real for above in Path(path).parents)]
+    inside = {link for link in links if any(str(above) in kept for above in Path(link).parents)}
+    return {link: target for link, target in links.items() if link not in inside}, kept
+
+
 def fonts() -> str:
     """Folder with matplotlib's list of fonts; "" where it made none yet."""
     folder = Path(os.environ.get("MPLCONFIGDIR") or Path.home() / ".cache/matplotlib")
@@ -36,7 +68,8 @@ def fonts() -> str:
 
 def _interpreter() -> list[str]:
     """Each link between `sys.executable` and the program it stands for."""
-    chain, path = [], Path(sys.executable)
+    chain: list[str] = []
+    path = Path(sys.executable)
     while path.is_symlink() and len(chain) < 8:
         chain.append(str(path))
         path = path.parent / path.readlink()
@@ -45,4 +78,4 @@ def _interpreter() -> list[str]:
 
 def _with_targets(paths: list[str]) -> list[str]:
     """Each path, and what it is when links are followed."""
-    return [name for path in paths if os.path.isabs(path) for name in (os.path.normpath(path), os.path.realpath(path))]
+    return [name for path in paths if path.startswith(os.sep) for name in (os.path.normpath(path), os.path.realpath(path))]

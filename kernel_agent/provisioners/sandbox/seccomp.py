@@ -23,26 +23,36 @@ from kernel_agent.provisioners.sandbox.bpf import (
     when_not,
 )
 
-_DENIED = (
+# fmt: off
+_DENIED = [
     # other processes, keys, and the kernel's own machinery
-    "ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise process_mrelease migrate_pages move_pages "
-    "keyctl add_key request_key bpf perf_event_open userfaultfd lookup_dcookie vhangup syslog acct quotactl quotactl_fd "
-    "nfsservctl uselib ustat sysfs modify_ldt iopl ioperm create_module init_module finit_module delete_module kexec_load "
-    "kexec_file_load reboot swapon swapoff lsm_set_self_attr "
+    "ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "process_madvise", "process_mrelease",
+    "migrate_pages", "move_pages",
+    "keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd", "lookup_dcookie", "vhangup",
+    "syslog", "acct", "quotactl", "quotactl_fd",
+    "nfsservctl", "uselib", "ustat", "sysfs", "modify_ldt", "iopl", "ioperm", "create_module", "init_module",
+    "finit_module", "delete_module", "kexec_load",
+    "kexec_file_load", "reboot", "swapon", "swapoff", "lsm_set_self_attr",
     # memory that no limit counts
-    "memfd_create memfd_secret shmget shmat shmctl shmdt msgget msgsnd msgrcv msgctl semget semop semctl semtimedop "
-    "mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr "
+    "memfd_create", "memfd_secret", "shmget", "shmat", "shmctl", "shmdt", "msgget", "msgsnd", "msgrcv", "msgctl",
+    "semget", "semop", "semctl", "semtimedop",
+    "mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify", "mq_getsetattr",
     # mounts and namespaces
-    "mount umount2 pivot_root chroot setns unshare open_tree open_tree_attr move_mount mount_setattr fsopen fsconfig "
-    "fsmount fspick statmount listmount name_to_handle_at open_by_handle_at "
+    "mount", "umount2", "pivot_root", "chroot", "setns", "unshare", "open_tree", "open_tree_attr", "move_mount",
+    "mount_setattr", "fsopen", "fsconfig",
+    "fsmount", "fspick", "statmount", "listmount", "name_to_handle_at", "open_by_handle_at",
     # attributes, watching of other processes' files, clocks and names
-    "setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr fanotify_init "
-    "fanotify_mark settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname pidfd_send_signal"
-).split()
+    "setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr",
+    "removexattrat", "file_setattr", "fanotify_init",
+    "fanotify_mark", "settimeofday", "clock_settime", "adjtimex", "clock_adjtime", "sethostname", "setdomainname",
+    "pidfd_send_signal",
+]
+# fmt: on
 _ABSENT = ["clone3", "io_uring_setup", "io_uring_enter", "io_uring_register"]
 """Said not to exist: callers then use an older call, whose arguments can be looked at."""
-_MODES_AND_TIMES = "chmod fchmod fchmodat fchmodat2 utime utimes futimesat utimensat".split()
-_OWNERS = "chown fchown lchown fchownat mknod mknodat".split()
+_MODES_AND_TIMES = ["chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "futimesat", "utimensat"]
+_OWNERS = ["chown", "fchown", "lchown", "fchownat", "mknod", "mknodat"]
+_GROUPS = ["setsid", "setpgid"]
 _SIGNALS = ["kill", "tkill", "rt_sigqueueinfo"]
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET."""
@@ -65,7 +75,10 @@ def rules(*, namespaces: bool, first: bool, signals: bool) -> list[tuple[str, Bl
     blocks = [(name, answer(DENY)) for name in _DENIED]
     blocks += [(name, answer(UNKNOWN)) for name in _ABSENT]
     blocks += [
-        ("socket", load(0) + when_not(_AF_UNIX, DENY) + load(1, _SOCK_TYPE) + when_not(_SOCK_STREAM, DENY) + answer(ALLOW)),
+        (
+            "socket",
+            load(0) + when_not(_AF_UNIX, DENY) + load(1, _SOCK_TYPE) + when_not(_SOCK_STREAM, DENY) + answer(ALLOW),
+        ),
         # a pair of datagram sockets could send to any other one that is a file
         (
             "socketpair",
@@ -84,7 +97,7 @@ def rules(*, namespaces: bool, first: bool, signals: bool) -> list[tuple[str, Bl
     ]
     if not namespaces:
         blocks.append(("connect", answer(DENY)))
-        blocks += [(name, answer(IGNORE)) for name in _MODES_AND_TIMES]
+        blocks += [(name, answer(IGNORE)) for name in _MODES_AND_TIMES + _GROUPS]
         blocks += [(name, answer(DENY)) for name in _OWNERS]
     if not signals:
         blocks += [(name, answer(DENY)) for name in _SIGNALS]

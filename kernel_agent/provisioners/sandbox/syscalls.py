@@ -140,6 +140,8 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "utimes": (235, None),
     "futimesat": (261, None),
     "utimensat": (280, 88),
+    "setsid": (112, 157),
+    "setpgid": (109, 154),
     "mknod": (133, None),
     "mknodat": (259, 33),
     # 6.6 and later, the same everywhere
