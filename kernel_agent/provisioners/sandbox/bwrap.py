@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from kernel_agent.provisioners.sandbox.plan import Plan
 from kernel_agent.provisioners.sandbox.readable import resolved
@@ -45,6 +46,10 @@ def prefix(plan: Plan) -> list[str]:
             "--tmpfs",
             place.format(scratch=plan.scratch),
         ]
+    # it would make parents readable by root alone
+    parents = {str(above) for path in (*paths, *links, plan.folder) for above in list(Path(path).parents)[:-1]}
+    for parent in sorted(parents - {"/tmp", "/dev"}):
+        arguments += ["--perms", "0755", "--dir", parent]
     for path in paths:
         arguments += ["--ro-bind", path, path]
     for link, target in links.items():

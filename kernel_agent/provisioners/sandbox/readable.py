@@ -78,4 +78,6 @@ def _interpreter() -> list[str]:
 
 def _with_targets(paths: list[str]) -> list[str]:
     """Each path, and what it is when links are followed."""
-    return [name for path in paths if path.startswith(os.sep) for name in (os.path.normpath(path), os.path.realpath(path))]
+    return [
+        name for path in paths if path.startswith(os.sep) for name in (os.path.normpath(path), os.path.realpath(path))
+    ]
