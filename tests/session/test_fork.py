@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kernel_agent import Budget, Session, Status
+from kernel_agent import Budget, KernelOptions, Session, Status
 from kernel_agent.errors import KernelError
 from kernel_agent.types import CellResult, Event, StreamOutput, TextOutput
 
@@ -36,9 +36,8 @@ KINDS = [pytest.param(fork, id="forked" if fork else "plain") for fork in (False
 
 def session(*images: Image.Image, fork: bool = False, **options: Any) -> Session:
     """A session whose kernels are ordinary processes, or come from the fork server once it is warm."""
-    provisioner = "codevision-fork" if fork else "codevision-local"
     return Session(
-        images, provisioner=provisioner, budget=Budget(cell_seconds=30, images=50, output_chars=2000), **options
+        images, kernel=KernelOptions(isolation="none", fork=fork), budget=Budget(cell_seconds=30, images=50, output_chars=2000), **options
     )
 
 
@@ -406,11 +405,10 @@ def test_a_branch_told_to_exit_ends_without_the_trunks_handlers(plain: Session, 
 
 @pytest.mark.parametrize("fork", KINDS)
 def test_nothing_is_left_when_the_host_is_killed(fork: bool) -> None:
-    provisioner = "codevision-fork" if fork else "codevision-local"
     code = f"""
         import time
-        from kernel_agent import Session
-        trunk = Session(provisioner={provisioner!r})
+        from kernel_agent import KernelOptions, Session
+        trunk = Session(kernel=KernelOptions(isolation="none", fork={fork}))
         trunk.run("n = 1")
         {"trunk.close(); time.sleep(3); trunk.run('n = 1')" if fork else ""}
         branches = [trunk.fork() for _ in range(3)]
