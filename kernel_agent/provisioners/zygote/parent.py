@@ -33,11 +33,12 @@ class ForkError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a new kernel needs: its connection file, working directory and whole environment."""
+    """What a new kernel needs: its connection file, working directory, whole environment, and its sandbox's plan as JSON."""
 
     file: str
     cwd: str
     env: Mapping[str, str]
+    plan: str = ""
 
 
 class ForkedProcess:
@@ -96,6 +97,7 @@ class _Asked:
     packet: bytes
     descriptors: list[int]
     result: Future[ForkedProcess]
+    process: ForkedProcess | None = None
 
 
 class WarmParent:
@@ -108,7 +110,7 @@ class WarmParent:
         self._lock = threading.Lock()
         self._waiting: deque[_Asked] = deque()
         self._sent: dict[int, _Asked] = {}
-        self._kernels: dict[int, ForkedProcess] = {}
+        self._kernels: dict[int, tuple[int, ForkedProcess]] = {}  # by process id
         self._count = 0
         self._dead = False
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
@@ -152,7 +154,7 @@ class WarmParent:
         with self._lock:
             self._count += 1
             number = self._count
-        message = {"id": number, "file": order.file, "cwd": order.cwd, "env": dict(order.env)}
+        message = {"id": number, "file": order.file, "cwd": order.cwd, "env": dict(order.env), "plan": order.plan}
         packet = json.dumps(message).encode()
         if len(packet) > _MAX_ORDER_BYTES:
             raise ForkError(f"the environment of {len(packet)} bytes is over {_MAX_ORDER_BYTES}")
@@ -208,21 +210,25 @@ class WarmParent:
         if "ready" in message:
             self.ready.set_result(self)
             return
-        number = message["id"]
-        if "pid" in message:
-            process = ForkedProcess(message["pid"])
+        if "exit" in message:
             with self._lock:
-                asked = self._sent.pop(number)
-                self._kernels[number] = process
-            asked.result.set_result(process)
-            return
-        with self._lock:
-            unborn = self._sent.pop(number, None)
-            kernel = self._kernels.pop(number, None)
-        if kernel is not None:
-            kernel.end(message["exit"])
-        elif unborn is not None:
-            unborn.result.set_exception(ForkError(message.get("error") or f"it died at birth: {message['exit']}"))
+                number, process = self._kernels.pop(message["pid"], (0, None))
+                unborn = self._sent.pop(number, None)
+            if process is not None:
+                process.end(message["exit"])
+            if unborn is not None:
+                unborn.result.set_exception(ForkError(f"it died at birth: {message['exit']}"))
+        elif "pid" in message:
+            with self._lock:
+                process = self._sent[message["id"]].process = ForkedProcess(message["pid"])
+                self._kernels[process.pid] = message["id"], process
+        else:
+            with self._lock:
+                asked = self._sent.pop(message["id"], None)
+            if asked is not None and "bound" in message and asked.process is not None:
+                asked.result.set_result(asked.process)
+            elif asked is not None:
+                asked.result.set_exception(ForkError(message.get("error", "it has no process")))
 
     def _over(self) -> None:
         """It is gone: so are its kernels."""
@@ -238,7 +244,7 @@ class WarmParent:
         self.why = f"the fork server ended with status {status}. {words}".strip()
         with self._lock:
             self._dead = True
-            unborn, kernels = list(self._sent.values()), list(self._kernels.values())
+            unborn, kernels = list(self._sent.values()), [process for _, process in self._kernels.values()]
             self._sent.clear()
             self._kernels.clear()
         for kernel in kernels:

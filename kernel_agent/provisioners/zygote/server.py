@@ -1,8 +1,12 @@
 """The warm parent: `python -m kernel_agent.provisioners.zygote.server DESCRIPTOR HOST_PID`.
 
-Messages are JSON, one a packet of a socket pair. In: {"id", "file", "cwd", "env"} with descriptors for 0, 1 and 2. Out:
-{"ready"} once; {"id", "pid"} from a new kernel itself, once its sockets are there; {"id", "error"}; {"id", "exit"} with a
-status as subprocess gives it, when a kernel's process is gone.
+Messages are JSON, one a packet of a socket pair. In: {"id", "file", "cwd", "env", "plan"} with descriptors for 0, 1 and 2;
+`plan` is a sandbox's (`sandbox.plan.Plan`) or null. Out: {"ready"} once; {"id", "pid"} when there is a process; {"id", "bound"}
+from the new kernel itself, once its sockets are there; {"id", "error"}; {"pid", "exit"} with a status as subprocess gives
+it, when a process is gone.
+
+A kernel with namespaces of its own is the child of a process between, which makes them, says its id and goes; the kernel is
+then this process's child by adoption.
 
 Guarantees: one thread, so that a fork copies no lock held by another; every kernel is waited for at once, and what is left of
 its process group is killed before its id is free again; without its host it kills all kernels and ends.
@@ -23,6 +27,10 @@ import tempfile
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from kernel_agent.provisioners.sandbox.enter import enter, seal
+from kernel_agent.provisioners.sandbox.namespaces import adopt_orphans
+from kernel_agent.provisioners.sandbox.plan import Plan
 
 if TYPE_CHECKING:
     from kernel_agent.provisioners.zygote.warm_app import WarmApp
@@ -51,14 +59,31 @@ def main() -> None:
     _check(link)
     _try(app, link)
     order = _serve(link, host)
+    plan = Plan.from_json(order["plan"]) if order["plan"] else None
     order["env"] |= imported  # what libraries set on import they would have set in the kernel
-    _enter(order)
 
-    def bound() -> None:  # said late: a client that connects to sockets that are there already need not try again
-        link.send(json.dumps({"id": order["id"], "pid": os.getpid()}).encode())
-        link.close()
+    def tell(**fact: Any) -> None:
+        link.send(json.dumps({"id": order["id"], **fact}).encode())
 
-    app.open(order["file"], bound)
+    try:
+        if plan is None:
+            tell(pid=os.getpid())
+            os.chdir(order["cwd"])
+        else:
+            enter(plan, keep=[link.fileno()], born=lambda pid: tell(pid=pid))
+        _move_in(order)
+
+        def bound() -> None:  # said late: a client that connects to sockets that are there already need not try again
+            tell(bound=True)
+            link.close()
+
+        app.open(order["file"], bound)
+        if plan is not None:
+            seal(plan)
+    except Exception as error:
+        with contextlib.suppress(OSError):  # closed where it came late
+            tell(error=f"{type(error).__name__}: {error}")
+        raise
     app.start()
 
 
@@ -100,7 +125,6 @@ def _try(app: WarmApp, link: socket.socket) -> None:
 
 def _serve(link: socket.socket, host: int) -> dict[str, Any]:
     """Fork for every order; returns, in the child only, what was ordered."""
-    kernels: dict[int, int] = {}
     woken, wake = socket.socketpair()
     for end in (woken, wake):
         end.setblocking(False)
@@ -109,15 +133,16 @@ def _serve(link: socket.socket, host: int) -> dict[str, Any]:
     poll = select.poll()
     poll.register(link, select.POLLIN)
     poll.register(woken, select.POLLIN)
-    _send(link, kernels, {"ready": os.getpid()})
+    adopt_orphans()
+    _send(link, {"ready": os.getpid()})
     while True:
         ready = {fd for fd, _ in poll.poll(LOOK_MS)}
         if os.getppid() != host:
-            _end(kernels)
+            _end()
         if woken.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 woken.recv(4096)
-            _reap(link, kernels)
+            _reap(link)
         if link.fileno() not in ready:
             continue
         try:
@@ -125,19 +150,17 @@ def _serve(link: socket.socket, host: int) -> dict[str, Any]:
         except OSError:
             data, descriptors = b"", []
         if not data:
-            _end(kernels)
+            _end()
         order: dict[str, Any] = json.loads(data)
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            _send(link, kernels, {"id": order["id"], "error": str(error)})
+            _send(link, {"id": order["id"], "error": str(error)})
             pid = -1
         if pid == 0:
             _become(descriptors, parent, (woken, wake))
             return order
-        if pid > 0:
-            kernels[pid] = order["id"]
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -158,37 +181,37 @@ def _become(descriptors: list[int], parent: int, others: tuple[socket.socket, ..
         end.close()
 
 
-def _enter(order: dict[str, Any]) -> None:
-    """The environment, the folder and the random state of the new kernel."""
+def _move_in(order: dict[str, Any]) -> None:
+    """The environment and the random state of the new kernel."""
     os.environ.clear()
-    os.environ.update(order["env"], JPY_PARENT_PID=str(os.getppid()))
-    os.chdir(order["cwd"])
+    os.environ.update({"JPY_PARENT_PID": str(os.getppid())} | order["env"])
+    tempfile.tempdir = None  # found out before the fork
     gc.enable()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # `random` does so by itself
 
 
-def _reap(link: socket.socket, kernels: dict[int, int]) -> None:
-    """Tell the host of every kernel that ended, after killing what is left of its group."""
-    for pid in list(kernels):
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            continue
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        _send(link, kernels, {"id": kernels.pop(pid), "exit": status})
+def _reap(link: socket.socket) -> None:
+    """Tell the host of every process that ended, after killing what is left of its group."""
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(ended.si_pid, signal.SIGKILL)
+            exited = ended.si_code == os.CLD_EXITED
+            _send(link, {"pid": ended.si_pid, "exit": ended.si_status if exited else -ended.si_status})
+            os.waitpid(ended.si_pid, 0)
 
 
-def _send(link: socket.socket, kernels: dict[int, int], message: dict[str, Any]) -> None:
+def _send(link: socket.socket, message: dict[str, Any]) -> None:
     try:
         link.send(json.dumps(message).encode())
     except OSError:
-        _end(kernels)
+        _end()
 
 
-def _end(kernels: dict[int, int]) -> NoReturn:
+def _end() -> NoReturn:
     """The host is gone: nothing of ours stays."""
-    for pid in kernels:
+    for pid in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
         for kill in (os.killpg, os.kill):  # a kernel that is just being born has no group yet
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(pid, signal.SIGKILL)
