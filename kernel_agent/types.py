@@ -123,12 +123,14 @@ class KernelOptions:
 
     Attributes:
         isolation: level the kernel must have; "auto" is the best that works here, never `none`.
+        namespaces: who makes those of the level `strong`: the kernel's own process, or bubblewrap; "auto" is whoever can.
         fork: fork kernels from a warm parent where that can be had, else start each as a new process.
         memory_mb: memory of a kernel and all its processes, in MiB.
         provisioner: entry-point name of a `jupyter_client` kernel provisioner; the others apply to "codevision" only.
     """
 
     isolation: Isolation | Literal["auto"] = "auto"
+    namespaces: Literal["auto", "own", "bubblewrap"] = "auto"
     fork: bool = True
     memory_mb: int = 4096
     provisioner: str = "codevision"

@@ -14,10 +14,14 @@ from typing import Any, TypeVar
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
-from traitlets import Bool
+from traitlets import Bool, Enum, Int
 
+from kernel_agent.errors import KernelError
+from kernel_agent.provisioners.enclosure import Enclosure
 from kernel_agent.provisioners.environment import harmless
 from kernel_agent.provisioners.run_folder import RunFolder, kernel_behind
+from kernel_agent.provisioners.sandbox.levels import Level
+from kernel_agent.provisioners.sandbox.probes import Choice, How, choose, likely
 from kernel_agent.provisioners.zygote.parent import ForkedProcess, ForkError, Order
 from kernel_agent.provisioners.zygote.parents import Warmth, ask
 
@@ -32,22 +36,45 @@ _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "extra_arguments", "kernel_
 
 
 class CodeVisionProvisioner(LocalProvisioner):
-    """Starts this package's own kernels, and takes the children the code started along when one is killed.
+    """Starts this package's own kernels, isolated, and takes the children the code started along when one is killed.
 
-    Not reached in an ordinary process: children that made a session of their own (isolation contains those).
-
-    Every kernel has a folder of its own (run_folder.py) and the harmless part of the environment (environment.py).
+    Every kernel has a folder of its own (run_folder.py), the harmless part of the environment (environment.py) and the walls
+    that its level asks for (enclosure.py). At the level `none`, children that made a session of their own are not reached.
 
     Attributes:
-        run_folder: sockets, connection file and IPython profile of the kernel; None before the first launch.
+        run_folder: sockets, connection file and scratch space of the kernel; None before the first launch.
         why_not_forked: why the running kernel is an ordinary process; empty where it is a fork.
-        level: isolation of the running kernel, as `types.Isolation` has it.
+        why_killed: why it was killed for what it used; empty where it was not.
     """
 
+    isolation: str = Enum(["auto", *Level], "auto", help="Level, as types.KernelOptions has it.").tag(config=True)  # type: ignore[assignment]
+    namespaces: str = Enum(["auto", "own", "bubblewrap"], "auto", help="Who makes those of `strong`.").tag(config=True)  # type: ignore[assignment]
     fork: bool = Bool(True, help="Fork kernels of this package's own launcher from a warm parent.").tag(config=True)  # type: ignore[assignment]
+    memory_mb: int = Int(4096, help="Memory of the kernel and its processes, in MiB.").tag(config=True)  # type: ignore[assignment]
     why_not_forked = ""
-    level = "none"
     run_folder: RunFolder | None = None
+    _enclosure: Enclosure | None = None
+    _killed = ""
+
+    @property
+    def choice(self) -> Choice:
+        """Level of the running kernel, how it is had, and what did not work."""
+        return self._enclosure.choice if self._enclosure else Choice(level=Level.NONE, how=How.NOTHING)
+
+    @property
+    def level(self) -> str:
+        """Isolation of the running kernel, as `types.Isolation` has it."""
+        return str(self.choice.level)
+
+    @property
+    def why_killed(self) -> str:
+        """Why the kernel was killed for what it used; "" where it was not."""
+        return self._killed or (self._enclosure.reason if self._enclosure else "")
+
+    def look(self) -> None:
+        """A cell has been running for a while."""
+        if self._enclosure is not None:
+            self._enclosure.look()
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Fix the connection, the environment and the command line."""
@@ -68,29 +95,79 @@ class CodeVisionProvisioner(LocalProvisioner):
             del env[name]
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Fork, or launch the command."""
+        """Fork, or start a process, at the level that is wanted. Raises KernelError where that cannot be had.
+
+        Which level works is tried out once in a process; the first kernel is started meanwhile at the one that most
+        likely does, and again if that was wrong.
+        """
+        if self.isolation != Level.NONE and (why := _foreign(cmd)):
+            raise KernelError(f"Isolation is for this package's own kernels, and {why}: {' '.join(cmd)}.")
+        trying = asyncio.ensure_future(asyncio.to_thread(choose, self.isolation, self.namespaces))
         try:
-            process = await self._fork(cmd, kwargs)
-        except (ForkError, OSError) as error:
-            self.why_not_forked = str(error)
-            return await super().launch_kernel(cmd, **kwargs)
-        self.why_not_forked = ""
-        self.process: Any = process
-        self.pid = self.pgid = process.pid
-        self.cwd = kwargs.get("cwd", Path.cwd())
+            guess = likely(self.isolation, self.namespaces)
+            await self._launch(guess, cmd, kwargs)
+            choice = await trying
+        except BaseException:
+            await self._undo()
+            trying.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise
+        if (choice.level, choice.how) != (guess.level, guess.how):
+            await self._undo()
+            await self._launch(choice, cmd, kwargs)
+        elif self._enclosure is not None:
+            self._enclosure.choice = choice
         return self.connection_info
 
+    async def _launch(self, choice: Choice, cmd: list[str], options: dict[str, Any]) -> None:
+        assert self.run_folder is not None
+        self._killed = ""
+        self._enclosure = Enclosure(choice, self.run_folder, self.memory_mb)
+        try:
+            self.process: Any = await self._fork(cmd, options)
+            self.why_not_forked = ""
+        except (ForkError, OSError) as error:
+            self.why_not_forked = str(error)
+            if self._enclosure.plan is None:
+                await super().launch_kernel(cmd, **options)
+                return
+            with _stdio(options) as stdio:
+                env = self._enclosure.environment(options["env"])
+                self.process = self._enclosure.spawn(cmd, env, stdio)
+        self.pid = self.pgid = self.process.pid
+        self._enclosure.watch(self.pid, self._note)
+
+    def _note(self, reason: str) -> None:
+        self._killed = reason
+
+    async def _undo(self) -> None:
+        """No kernel after all."""
+        if self.process is not None:
+            await self.kill()
+            await asyncio.to_thread(self.process.wait)
+            self.process = None
+        if self._enclosure is not None:
+            self._enclosure.close()
+            self._enclosure = None
+
     async def _fork(self, cmd: list[str], options: dict[str, Any]) -> ForkedProcess:
-        env = options.get("env") or dict(os.environ)
+        assert self._enclosure is not None
+        env, plan = options["env"], self._enclosure.plan
         if not self.fork:
             raise ForkError("forking is switched off")
         if why := _refusal(cmd, options, env):
             raise ForkError(why)
+        if self._enclosure.choice.how not in (How.OWN, How.FILTERS, How.NOTHING):
+            raise ForkError(f"{self._enclosure.choice.how} starts programs, and does not isolate a fork")
         parent = ask(Warmth.of(tuple(cmd[:-4]), env))
         if isinstance(parent, str):
             raise ForkError(parent)
         warm = await _within(WAIT_SECONDS, parent, lambda late: None)
-        order = Order(file=cmd[-1], cwd=str(options.get("cwd") or Path.cwd()), env=env)
+        order = Order(
+            file=cmd[-1],
+            cwd=str(options["cwd"]),
+            env=self._enclosure.environment(env),
+            plan=plan.to_json() if plan is not None else "",
+        )
         with _stdio(options) as descriptors:
             return await _within(WAIT_SECONDS, warm.spawn(order, descriptors), ForkedProcess.kill)
 
@@ -121,6 +198,8 @@ class CodeVisionProvisioner(LocalProvisioner):
             with contextlib.suppress(ForkError):
                 await _within(GONE_SECONDS, self.process.ended, lambda late: None)
         else:
+            if self._enclosure is not None:
+                self._enclosure.kill()
             self._signal_kernel(signal.SIGKILL)
             self._kill_group()
             await super().kill(restart=restart)
@@ -130,6 +209,10 @@ class CodeVisionProvisioner(LocalProvisioner):
         if self.why_not_forked:
             self._kill_group()
         await super().cleanup(restart=restart)
+        if self._enclosure is not None:
+            self._killed = self.why_killed
+            self._enclosure.close()
+            self._enclosure = None
         if self.run_folder is not None and not restart:
             self.run_folder.close()
             self.run_folder = None
@@ -140,10 +223,15 @@ class CodeVisionProvisioner(LocalProvisioner):
                 os.killpg(self.pid, signal.SIGKILL)
 
 
+def _foreign(cmd: list[str]) -> str:
+    """Why this is not the command of a kernel of ours; empty where it is."""
+    return "" if len(cmd) >= 5 and cmd[-4:-1] == ["-m", _LAUNCHER, "-f"] else "the kernel is not this package's own"
+
+
 def _refusal(cmd: list[str], options: dict[str, Any], env: dict[str, str]) -> str:
     """Why this launch is not one that a fork can stand for; empty where it is."""
-    if len(cmd) < 5 or cmd[-4:-1] != ["-m", _LAUNCHER, "-f"]:
-        return "the kernel is not this package's own"
+    if why := _foreign(cmd):
+        return why
     if options.get("independent") or options.get("stdin") is not None or options.keys() - _KNOWN:
         return "the kernel is launched with options that a fork does not have"
     if subprocess.PIPE in (options.get("stdout"), options.get("stderr")):

@@ -25,42 +25,49 @@ from typing import Any
 
 _ADDRESS_CHARS = 107
 """Of a Unix socket's path, without the final zero: sys/un.h of Linux; macOS has 103."""
-_LONGEST_NAME = len("/cv-12345678/k-12345")
+_LONGEST_NAME = len("/cv-12345678/run/b12345678-12345")
 
 
 class RunFolder:
-    """One kernel's folder. `close` removes it; so does its end as an object, or that of the process that made it."""
+    """One kernel's folder. `close` removes it; so does its end as an object, or that of the process that made it.
+
+    Attributes:
+        path: the whole.
+        meeting: the part for sockets and the connection file, and nothing else.
+        scratch: the part that an ordinary process may write to; a kernel with namespaces of its own has another.
+    """
 
     def __init__(self) -> None:
         place = tempfile.gettempdir()
         if len(os.fsencode(place)) + _LONGEST_NAME > _ADDRESS_CHARS - 4:
             place = "/tmp"
         self.path = Path(tempfile.mkdtemp(prefix="cv-", dir=place))
+        self.meeting, self.scratch = self.path / "run", self.path / "own"
         self.close = weakref.finalize(self, _remove, self.path, os.getpid())
 
     @property
     def connection_file(self) -> Path:
         """The kernel's own copy."""
-        return self.path / "kernel.json"
+        return self.meeting / "kernel.json"
 
     @property
     def work(self) -> Path:
         """The working folder of a kernel that is given none."""
-        return self.path / "work"
+        return self.scratch / "work"
 
     @property
     def ipython(self) -> Path:
         """For IPYTHONDIR."""
-        return self.path / "ipython"
+        return self.scratch / "ipython"
 
     def move_in(self, manager: Any) -> None:
         """Empty the folder, and give the manager addresses in it. It may have a connection file, but no kernel."""
         shutil.rmtree(self.path)
-        self.path.mkdir(0o700)  # refuses what another put there in between
-        self.work.mkdir()
+        for part in (self.path, self.meeting, self.scratch, self.work):
+            part.mkdir(0o700)  # refuses what another put there in between
         if sys.platform == "win32":
             return
-        address = str(self.path / "k")
+        address = str(self.meeting / "k")
         if (manager.transport, manager.ip) != ("ipc", address):
             manager.cleanup_connection_file()  # one with other addresses
             manager.transport, manager.ip, manager.cache_ports = "ipc", address, False

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,7 +48,9 @@ class _Specs(KernelSpecManager):
         )
 
     def _config(self) -> dict[str, Any]:
-        return {"fork": self.options.fork} if self.options.provisioner == "codevision" else {}
+        """The provisioner's traits: ours has those of the options but its own name."""
+        options = asdict(self.options)
+        return options if options.pop("provisioner") == "codevision" else {}
 
 
 class _Manager(AsyncKernelManager):

@@ -26,7 +26,7 @@ def main() -> None:
 
         def start(self) -> None:
             seal(plan)
-            super().start()  # type: ignore[no-untyped-call]
+            super().start()
 
     launcher: Any = kernel_app
     launcher.KernelApp = SealedApp

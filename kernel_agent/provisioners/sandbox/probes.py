@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import shutil
 import socket
@@ -90,29 +91,55 @@ _REMEDIES = {
 }
 
 
-def choose(wanted: str = "auto") -> Choice:
+def choose(wanted: str = "auto", namespaces: str = "auto") -> Choice:
     """The level for kernels: the strongest that works, or the wanted one.
+
+    Args:
+        wanted, namespaces: as `types.KernelOptions` has them.
 
     Raises KernelError, with each probe's result and its remedy, where the wanted level does not work here, or none does.
     """
     if wanted == Level.NONE:
         return Choice(level=Level.NONE, how=How.NOTHING)
-    try:
-        levels = [*_WAYS] if wanted == "auto" else [Level(wanted)]
-    except ValueError:
-        raise KernelError(f"isolation is auto, {', '.join(Level)}; not {wanted!r}") from None
     refused: list[Probe] = []
-    for level in levels:
-        for how in _WAYS[level]:
-            tried = probe(level, how)
-            if tried.works:
-                return Choice(level=level, how=how, refused=tuple(refused))
-            refused.append(tried)
+    for level, how in _ways(wanted, namespaces):
+        tried = probe(level, how)
+        if tried.works:
+            choice = Choice(level=level, how=how, refused=tuple(refused))
+            _tell(choice.steps_down)
+            return choice
+        refused.append(tried)
     results = "\n".join(f"  {tried}" for tried in refused)
     raise KernelError(
         f"no isolation ({wanted}) works here:\n{results}\n"
         "To run a model's code without isolation all the same, with all your rights: --unsafe-no-sandbox"
     )
+
+
+def likely(wanted: str = "auto", namespaces: str = "auto") -> Choice:
+    """What `choose` will most likely find, without trying anything: a kernel can be started while that is found out."""
+    if wanted == Level.NONE:
+        return Choice(level=Level.NONE, how=How.NOTHING)
+    ways = _ways(wanted, namespaces)
+    level, how = next((way for way in ways if not _missing(way[1])), ways[0])
+    return Choice(level=level, how=how)
+
+
+def _ways(wanted: str, namespaces: str) -> list[tuple[Level, How]]:
+    """The ways to try, in order."""
+    try:
+        levels = [*_WAYS] if wanted == "auto" else [Level(wanted)]
+    except ValueError:
+        raise KernelError(f"isolation is auto, {', '.join(Level)}; not {wanted!r}") from None
+    left_out = {"own": How.BUBBLEWRAP, "bubblewrap": How.OWN}.get(namespaces)
+    return [(level, how) for level in levels for how in _WAYS[level] if how is not left_out]
+
+
+@functools.cache
+def _tell(steps_down: str) -> None:
+    """Say it once."""
+    if steps_down:
+        logging.getLogger("kernel_agent").warning(steps_down)
 
 
 @functools.cache
