@@ -44,14 +44,24 @@ class _Leave(KeyboardInterrupt):
     """Ends the event loop in the new process; `IPKernelApp.start` returns on its base class."""
 
 
-def become(app: Any, order: dict[str, Any], trunk: int, state: Any) -> NoReturn:
+def open_descriptors() -> dict[int, str]:
+    """The descriptors of this process and what they are, 0, 1 and 2 left out. A sandbox may hide a fork's own from it."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
+            found[int(entry.name)] = str(entry.readlink())
+    return {number: target for number, target in found.items() if number > 2}
+
+
+def become(app: Any, order: dict[str, Any], trunk: int, state: Any, descriptors: dict[int, str]) -> NoReturn:
     """Part from the trunk (session, life, descriptors, folder, random state), then leave the old event loop for good.
 
-    `trunk` is its process id, `state` its state of `random`, which Python seeds anew in every fork.
+    `trunk` is its process id, `state` its state of `random`, which Python seeds anew in every fork, `descriptors` what it
+    had open.
     """
     global _order, _is_branch
     try:
-        _part(app, order, trunk)
+        _part(app, order, trunk, descriptors)
     except BaseException:
         _fail()
     _order, _is_branch = order | {"random": state}, True
@@ -65,7 +75,7 @@ def reseed() -> None:
         sys.modules["numpy"].random.seed()
 
 
-def _part(app: Any, order: dict[str, Any], trunk: int) -> None:
+def _part(app: Any, order: dict[str, Any], trunk: int, descriptors: dict[int, str]) -> None:
     os.setsid()
     app.poller = None
     app.parent_handle = trunk
@@ -76,38 +86,43 @@ def _part(app: Any, order: dict[str, Any], trunk: int) -> None:
     signal.set_wakeup_fd(-1)
     os.environ["JPY_PARENT_PID"] = str(trunk)
     work, new_work = Path(order["work"]), Path(order["new_work"])
-    _own_descriptors(work, new_work)
+    _own_descriptors(descriptors, work, new_work)
     app.kernel.shell.starting_dir = str(new_work)
     with contextlib.suppress(FileNotFoundError):  # the code has removed the folder it was in
         os.chdir(_moved(Path.cwd(), work, new_work) or Path.cwd())
 
 
-def _own_descriptors(work: Path, new_work: Path) -> None:
+def _own_descriptors(descriptors: dict[int, str], work: Path, new_work: Path) -> None:
     """No descriptor is shared with the trunk: sockets and the like become /dev/null, files are opened once more.
 
     A file in the working folder becomes its copy. One that cannot be opened again stays shared, offset and all.
     """
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        number = int(entry.name)
-        if number <= 2 or number == nothing:
-            continue
+    for number, target in descriptors.items():
         try:
-            target, mode = str(entry.readlink()), os.fstat(number).st_mode
-        except OSError:  # the descriptor of the listing itself
+            mode = os.fstat(number).st_mode
+        except OSError:  # closed in between
             continue
         if target.startswith(_DEAD):
             os.dup2(nothing, number, inheritable=False)
         elif stat.S_ISREG(mode):
-            with contextlib.suppress(OSError):
-                flags = fcntl.fcntl(number, fcntl.F_GETFL) & _FLAGS
-                copy = _moved(Path(target), work, new_work)
-                path = str(copy) if copy is not None and copy.exists() else str(entry)
-                again = os.open(path, flags | os.O_CLOEXEC)
-                os.lseek(again, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
-                os.dup2(again, number, inheritable=os.get_inheritable(number))
-                os.close(again)
+            copy = _moved(Path(target), work, new_work)
+            for path in (copy, f"/proc/self/fd/{number}", target):
+                if path is not None and _open_again(number, path):
+                    break
     os.close(nothing)
+
+
+def _open_again(number: int, path: str | Path) -> bool:
+    """Give the descriptor an offset of its own. False where the path cannot be opened."""
+    try:
+        again = os.open(path, fcntl.fcntl(number, fcntl.F_GETFL) & _FLAGS | os.O_CLOEXEC)
+    except OSError:
+        return False
+    os.lseek(again, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
+    os.dup2(again, number, inheritable=os.get_inheritable(number))
+    os.close(again)
+    return True
 
 
 def _moved(path: Path, work: Path, new_work: Path) -> Path | None:

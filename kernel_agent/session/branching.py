@@ -122,11 +122,13 @@ def _fork_at_rest(app: Any, order: dict[str, Any], opencv_threads: int | None, u
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1.0)  # nobody else runs between the look and the fork
     time.sleep(0)
+    descriptors: dict[int, str] = {}
     try:
         why = branch_checks.not_at_rest(app)
         if order["id"] in _abandoned:
             why, until = "it was given up", 0.0
         if not why:
+            descriptors = branch_process.open_descriptors()
             with warnings.catch_warnings():  # Python 3.12 warns of threads, which have just been looked at
                 warnings.simplefilter("ignore", DeprecationWarning)
                 pid = os.fork()
@@ -141,7 +143,7 @@ def _fork_at_rest(app: Any, order: dict[str, Any], opencv_threads: int | None, u
         _children.clear()
         _outcomes.clear()
         _start_opencv(opencv_threads)
-        branch_process.become(app, order, trunk, state)
+        branch_process.become(app, order, trunk, state, descriptors)
     _start_opencv(opencv_threads)
     _outcomes[order["id"]] = why
     if pid > 0:

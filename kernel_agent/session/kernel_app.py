@@ -13,11 +13,13 @@ import sys
 from typing import Any
 
 import zmq
+from ipykernel import kernelapp
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.session import Session, json_default, json_packer, orjson_packer
 from traitlets import default
 from traitlets.config import Config
 
+from kernel_agent.session.child_output import ChildOutput
 from kernel_agent.session.kernel_side import MIME_PICTURE
 
 
@@ -65,6 +67,9 @@ class KernelApp(IPKernelApp):
     def init_iopub(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Bind iopub after lifting the limit on queued messages."""
         context.setsockopt(zmq.SNDHWM, 0)
+        if sys.platform == "linux":  # elsewhere there are no such pairs
+            upstream: Any = kernelapp
+            upstream.IOPubThread = ChildOutput
         super().init_iopub(context)  # type: ignore[no-untyped-call]
 
     def start(self) -> None:

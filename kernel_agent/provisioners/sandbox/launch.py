@@ -6,7 +6,6 @@ To be started by `spawn.spawn`: it dies with the thread that started it.
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import Any
 
 from kernel_agent.provisioners.sandbox.enter import enter, seal
@@ -17,8 +16,6 @@ def main() -> None:
     """Isolate this process, and be the kernel."""
     plan = Plan.from_json(sys.argv.pop(1))
     enter(plan, held=True)
-    # it would relay what forked children print, over TCP
-    warnings.filterwarnings("ignore", "Couldn't bind IOPub Pipe")
     from kernel_agent.session import kernel_app
 
     class SealedApp(kernel_app.KernelApp):
