@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ipykernel.ipkernel import IPythonKernel
-from jupyter_client.session import Session
 from zmq.utils import garbage
 
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
@@ -160,7 +159,7 @@ def _open(app: Any, order: dict[str, Any]) -> None:
     _kept.append(dict(vars(garbage.gc)))
     vars(garbage.gc).update(thread=None, pid=None, refs={}, _context=None, _push=None, _push_mutex=None)
     garbage.gc._lock = threading.Lock()
-    app.session = Session(parent=app, key=order["key"].encode())
+    app.session = type(app.session)(parent=app, key=order["key"].encode())
     app.transport, app.ip, app.connection_file = "ipc", order["ip"], f"{order['ip']}.json"
     app.context = None
     for channel, port in PORTS.items():
