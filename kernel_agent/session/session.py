@@ -17,7 +17,6 @@ import copy
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from kernel_agent.blocking import run_blocking
@@ -82,7 +81,7 @@ class Session:
         self._pil: dict[int, Image.Image] = {}
         self._channel: KernelChannel | None = None
         self._lease: Lease | None = None
-        self._run_folder: RunFolder | None = None
+        self._folder: RunFolder | None = None
         self._lock = asyncio.Lock()
         self.add_images(images)
 
@@ -153,11 +152,11 @@ class Session:
         if self._channel is not None and self._channel.alive:
             return self._channel
         await self._drop()  # it died between cells
-        if self._run_folder is None:
-            self._run_folder = RunFolder()
-        channel = KernelChannel(self._run_folder.path, provisioner=self.provisioner)
+        if self._folder is None:
+            self._folder = RunFolder()
+        channel = KernelChannel(self._folder.path, provisioner=self.provisioner)
         await channel.start()
-        self._channel, self._lease = channel, Lease(channel, self._run_folder)
+        self._channel, self._lease = channel, Lease(channel, self._folder)
         inputs = [image.index for image in self.images if image.origin == "input"]
         try:
             await self._call(
@@ -177,11 +176,6 @@ class Session:
             raise
         return channel
 
-    @property
-    def _folder(self) -> Path | None:
-        """The folder of this session's own kernels; a branch has none until it is restarted."""
-        return None if self._run_folder is None else self._run_folder.path
-
     async def _drop(self) -> None:
         """Stop the kernel; cells and images stay, so that the next start brings it back. Branches of it do the same."""
         lease, self._lease, self._channel = self._lease, None, None
@@ -191,7 +185,7 @@ class Session:
     async def _release(self) -> None:
         """Let go of kernel and folder; they stay until the last branch is closed."""
         lease, self._lease, self._channel = self._lease, None, None
-        folder, self._run_folder = self._run_folder, None
+        folder, self._folder = self._folder, None
         try:
             if lease is not None:
                 await lease.release()
@@ -206,10 +200,10 @@ class Session:
         items: list[dict[str, Any]] = []
         for index in images:
             pil = self._pil.get(index) or normalise(self.images[index].to_pil())
-            path = self._folder / f"input-{index}.raw"
+            path = self._folder.path / f"input-{index}.raw"
             path.write_bytes(pil.tobytes())
             items.append({"file": path.name, "mode": pil.mode, "size": pil.size})
-        text = json.dumps({"folder": str(self._folder), "inputs": items, **config})
+        text = json.dumps({"folder": str(self._folder.path), "inputs": items, **config})
         code = f"from kernel_agent.session import kernel_side as _k; _k.{function}({text!r}); del _k"
         try:
             async with asyncio.timeout(60):
@@ -218,7 +212,7 @@ class Session:
             raise KernelError(f"The kernel could not take the images: {error or 'no answer in 60 s'}.") from error
         finally:
             for item in items:
-                (self._folder / item["file"]).unlink(missing_ok=True)
+                (self._folder.path / item["file"]).unlink(missing_ok=True)
         if reply["content"]["status"] != "ok":
             raise KernelError(f"The kernel could not be set up: {reply['content'].get('evalue')}.")
 
@@ -448,7 +442,7 @@ class Session:
         later = {image.index for cell in self.cells[count:] for image in cell.images}
         twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
         twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
-        twin._channel = twin._lease = twin._run_folder = None
+        twin._channel = twin._lease = twin._folder = None
         return twin
 
     async def _recover(self, collector: OutputCollector) -> None:
