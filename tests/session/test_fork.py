@@ -345,7 +345,7 @@ def test_trunk_killed(picture: Image.Image) -> None:
             branch.run("n += 5; image_1.rotate(90)")
             process = pid(branch)
             os.kill(pid(trunk), signal.SIGKILL)
-            assert wait_for(lambda: gone(process), 2)
+            assert wait_for(lambda: gone(process) and not alive(branch), 2)
             assert text(branch.run("print(n, len(images))")) == "6 3"
             assert wait_for(lambda: not alive(trunk), 2)
             assert text(trunk.run("print(n, len(images))")) == "1 2"
