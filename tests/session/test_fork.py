@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from kernel_agent import Budget, Session, Status
+from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import KernelError
 from kernel_agent.types import CellResult, Event, StreamOutput, TextOutput
 
@@ -87,7 +88,12 @@ def pid(of: Session) -> int:
 
 
 def alive(of: Session) -> bool:
-    return of._channel is not None and of._channel.alive
+    """Whether the host takes the kernel for alive; asked in the loop that it belongs to."""
+
+    async def look() -> bool:
+        return of._channel is not None and of._channel.alive
+
+    return run_blocking(look())
 
 
 def gone(process: int) -> bool:
@@ -217,8 +223,6 @@ def test_eight_at_once_and_their_branches(trunk: Session) -> None:
 
     async def all_of_them() -> list[list[str]]:
         return await asyncio.gather(*[one(number) for number in range(8)])
-
-    from kernel_agent.blocking import run_blocking
 
     assert run_blocking(all_of_them()) == [[f"{n}", f"{n} ({n + 9}, 9)"] for n in range(8)]
 
@@ -387,8 +391,6 @@ def test_fork_waits_for_the_running_cell(plain: Session) -> None:
         async with await plain.afork() as branch:
             assert running.done()
             return text(await branch.arun("n"))
-
-    from kernel_agent.blocking import run_blocking
 
     assert run_blocking(both()) == "8"
 
