@@ -473,6 +473,7 @@ class Session:
         twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
         twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
         twin._channel = twin._lease = None
+        twin._exact = Exact()
         return twin
 
     async def _recover(self, collector: OutputCollector) -> None:
