@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+isal_zlib: Any
 try:
     from isal import isal_zlib
 except ImportError:  # no wheel for this platform
