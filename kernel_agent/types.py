@@ -8,8 +8,8 @@ here: how any of it is stored (trajectory/), sent (models/), parsed (protocols/)
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -76,6 +76,9 @@ class KernelImage:
         affine: maps this image's coordinates to the parent's; None where unknown.
         origin: "input", or the step that made it ("step 2").
         source: for an input, what the user gave (file name or "PIL image"); never a secret.
+
+    An image from a kernel holds its pixels and makes `data` and `view` when they are first asked for: most originals that
+    were scaled down for the model, and all of a replay, never are. Nobody but `later` can tell the difference.
     """
 
     index: int
@@ -92,6 +95,28 @@ class KernelImage:
     origin: str = "input"
     source: str = ""
     lossless: bool = True
+
+    @classmethod
+    def later(cls, make: Callable[[str], Mapping[str, bytes]], **facts: Any) -> KernelImage:
+        """An image whose `data` and `view` `make` gives by name, each alone or both at once."""
+        image = cls(data=b"", view=b"", **facts)
+        del image.__dict__["data"], image.__dict__["view"]
+        image.__dict__["_make"] = make
+        return image
+
+    if not TYPE_CHECKING:  # only attributes that are missing come here
+
+        def __getattr__(self, name: str) -> bytes:
+            make = self.__dict__.get("_make")
+            if make is None or name not in ("data", "view"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self.__dict__.update(make(name))
+            if {"data", "view"} <= self.__dict__.keys():
+                self.__dict__.pop("_make", None)  # and with it the pixels
+            return self.__dict__[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def to_pil(self) -> Image.Image:
         """Decode the full-size image (RGB, RGBA or L; EXIF orientation applied).

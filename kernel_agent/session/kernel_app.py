@@ -40,6 +40,8 @@ class PictureSession(Session):
     A picture becomes one of the kernel's images here, as it leaves, so that what was captured and never shown takes no name.
     """
 
+    takes_pictures = True
+
     def send(self, stream: Any, msg_or_type: Any, content: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Upstream's, with the picture in the content taken apart; nothing is sent where it is refused."""
         whole = msg_or_type.get("content") if isinstance(msg_or_type, dict) else content

@@ -49,7 +49,7 @@ class Kernel:
 
     `max_images` counts the inputs too; `output_chars` limits what each cell may write to stdout and to stderr
     (None: no limit); a picture over `max_pixels` is refused with a ValueError in the cell. With `raw`, pictures leave as
-    pixels: only for a kernel whose session is `kernel_app.PictureSession`, asked by a host that takes them.
+    pixels to a host that takes them, where the kernel's session can send them (`kernel_app.PictureSession`).
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class Kernel:
         output_chars: int | None = None,
         raw: bool = False,
     ) -> None:
-        self.shell, self.raw = shell, raw
+        self.shell = shell
+        session = getattr(shell.display_pub, "session", None)
+        self.raw = raw and getattr(session, "takes_pictures", False)
         self.held: list[Image.Image] = []
         self.skipped: dict[int, Image.Image] = {}  # pictures of cells that are not run again, held in their turn
         self.pattern, self.first, self.saved_files = pattern, first, saved_files
@@ -348,6 +350,14 @@ def start(config: str) -> None:
 def restore(config: str) -> None:
     """Hold pictures again that a cell made which cannot be run again (it was interrupted or killed the kernel)."""
     _hold(json.loads(config)["inputs"])
+
+
+def settle(config: str) -> None:
+    """Hold what the host took in of a cell, from image `first` on, in place of what is held: the two did not agree."""
+    assert _kernel is not None
+    del _kernel.held[json.loads(config)["first"] :]
+    restore(config)
+    _kernel.bind()
 
 
 def _hold(inputs: list[Mapping[str, Any]]) -> None:

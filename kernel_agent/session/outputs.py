@@ -68,6 +68,7 @@ class OutputCollector:
         self.images: list[KernelImage] = []
         self.events: list[Event] = []
         self.failed = False
+        self.unsettled = False  # whether the kernel may hold other images than were taken in
         self._items: list[Output] = []
         self._texts = self._held = self._errors = 0
         self._left_out = self._refused = self._notes = 0
@@ -146,6 +147,7 @@ class OutputCollector:
 
     def _image(self, record: Any, file: Any, buffers: Sequence[Any], *, is_result: bool) -> None:
         """Take in an image that the kernel holds. One that it did not name would have no label, so it is refused."""
+        unsettled, self.unsettled = self.unsettled, True
         if not isinstance(record, Mapping):
             raise ValueError("an image that was not shown with display(): the kernel does not hold it")
         index = self.next_index + len(self.images)
@@ -154,6 +156,7 @@ class OutputCollector:
         parent, affine = _lineage(record, index)
         source = read_pixels(record, buffers) if file is None else base64.b64decode(file, validate=True)
         self.images.append(self.take_image(source, index, parent, affine))
+        self.unsettled = unsettled or file is not None  # the kernel's own hook sends no files
         self._items.append(ImageOutput(index=index, is_result=is_result))
 
     def _error(self, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Pixels on their way from a kernel: checked before anything is made of them, hashed once, encoded once.
+"""Pixels on their way from a kernel: checked before anything is made of them, hashed once, encoded at most once.
 
 Guarantees: `read_pixels` accepts exactly the bytes that mode and size ask for, and nothing is decoded; an image that comes as
 a file is decoded under `max_pixels` and never kept as it came. Not covered: whether the kernel tells the truth about
@@ -8,11 +8,12 @@ what it shows; code in it can show what it likes.
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kernel_agent.session.images_view import View, ViewBounds, encode_jpeg, make_view, view_size
+from kernel_agent.session.images_view import ViewBounds, encode_jpeg, make_view, view_size
 from kernel_agent.session.png import CHANNELS, write_png
 from kernel_agent.types import ImageEncoding
 
@@ -54,16 +55,6 @@ class Pixels:
         return write_png(self.mode, self.size, self.data)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """An image as files: what the notebook keeps, whether that is lossless, and what the model is shown."""
-
-    data: bytes = field(repr=False)
-    mime: str
-    lossless: bool
-    view: View
-
-
 def read_pixels(record: Mapping[str, Any], buffers: Sequence[Any]) -> Pixels:
     """The picture that a kernel's message carries in its buffers. ValueError where it is not exactly what `record` says."""
     mode, size = record.get("mode"), record.get("size")
@@ -83,26 +74,53 @@ def read_pixels(record: Mapping[str, Any], buffers: Sequence[Any]) -> Pixels:
     return Pixels(mode=mode, size=(width, height), data=data)
 
 
-def encode(pixels: Pixels, encoding: ImageEncoding, bounds: ViewBounds) -> Encoded:
-    """Each file made once: the view is the notebook's file wherever it may be. What has alpha stays a PNG in the notebook."""
-    image: Image.Image | None = None
-    lossless = encoding.notebook == "png" or pixels.mode == "RGBA"
-    if lossless:
-        data, mime = pixels.to_png(), "image/png"
-    else:
-        image = pixels.to_pil()
-        data, mime = encode_jpeg(image), "image/jpeg"
-    whole = pixels.mode != "RGBA" and view_size(pixels.size, bounds) == pixels.size
-    if whole and mime == f"image/{encoding.view}":
-        return Encoded(data=data, mime=mime, lossless=lossless, view=View(data=data, mime=mime, size=pixels.size))
-    view = make_view(image or pixels.to_pil(), b"", "", bounds, jpeg=encoding.view == "jpeg")  # no file to reuse
-    return Encoded(data=data, mime=mime, lossless=lossless, view=view)
+class Files:
+    """The files of an image, made when they are asked for, each once: the view is the notebook's file wherever it may be.
+
+    What has alpha stays a PNG in the notebook.
+    """
+
+    def __init__(self, pixels: Pixels, encoding: ImageEncoding, bounds: ViewBounds) -> None:
+        self._pixels, self._bounds = pixels, bounds
+        self.lossless = encoding.notebook == "png" or pixels.mode == "RGBA"
+        self.mime = "image/png" if self.lossless else "image/jpeg"
+        self.view_mime = f"image/{encoding.view}"
+        self.view_size = view_size(pixels.size, bounds)
+        whole = pixels.mode != "RGBA" and self.view_size == pixels.size
+        self._one = whole and self.mime == self.view_mime
+
+    def __call__(self, name: str) -> dict[str, bytes]:
+        """`data` or `view`; both where they are the same file."""
+        if name == "view" and not self._one:
+            jpeg = self.view_mime == "image/jpeg"
+            return {"view": make_view(self._pixels.to_pil(), b"", "", self._bounds, jpeg=jpeg).data}  # no file to reuse
+        data = self._pixels.to_png() if self.lossless else encode_jpeg(self._pixels.to_pil())
+        return {"data": data, "view": data} if self._one else {"data": data}
+
+
+class Room:
+    """How many bytes of pixels may wait to be made into files: 42 of 1024x768. Blank pictures would else fill the memory."""
+
+    def __init__(self, limit: int = 96 * 2**20) -> None:
+        self.limit, self.used = limit, 0
+
+    def holds(self, files: Files, pixels: Pixels) -> bool:
+        """Whether these pixels may wait; they count until their `files` are gone."""
+        size = memoryview(pixels.data).nbytes
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        weakref.finalize(files, self._free, size)
+        return True
+
+    def _free(self, size: int) -> None:
+        self.used -= size
 
 
 class Exact:
     """The exact pixels of lossy images while their cell runs: raw up to `raw_bytes` in all, as PNG files after that."""
 
-    def __init__(self, raw_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, raw_bytes: int = 64 * 2**20) -> None:
         self.raw_bytes = raw_bytes
         self._held: dict[int, Pixels | bytes] = {}
         self._raw = 0

@@ -29,7 +29,6 @@ from kernel_agent.session.forking import Forked, Lease, NotForked, attach, fork
 from kernel_agent.session.images import (
     LoadedImage,
     ViewBounds,
-    check_size,
     decode_output,
     load_image,
     make_view,
@@ -37,7 +36,7 @@ from kernel_agent.session.images import (
     pixel_sha256,
 )
 from kernel_agent.session.outputs import OutputCollector
-from kernel_agent.session.pixels import Exact, Pixels, encode
+from kernel_agent.session.pixels import Exact, Files, Pixels, Room
 from kernel_agent.types import (
     Affine,
     Budget,
@@ -55,6 +54,9 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 2.0
 """How long an interrupted cell has to end before the kernel is killed."""
+
+SETTLE_SECONDS = 5.0
+"""How long a kernel has to put its images right after it sent some that were refused, before it is killed."""
 
 
 class Session:
@@ -94,7 +96,7 @@ class Session:
         self.events: list[Event] = []
         self._allow_http = allow_http
         self._pil: dict[int, Image.Image] = {}
-        self._exact = Exact()
+        self._exact, self._room = Exact(), Room()
         self._channel: KernelChannel | None = None
         self._lease: Lease | None = None
         self._lock, self._process = asyncio.Lock(), os.getpid()
@@ -290,10 +292,14 @@ class Session:
         except KernelDied as died:
             collector.event("kernel_died", **died.facts)
             status = Status.KILLED
-        if status not in (Status.OK, Status.ERROR):  # not run again: the state comes back from the images themselves
+        if status not in (Status.OK, Status.ERROR) or collector.unsettled:  # they have to come back from the images
             collector.images = self._exact.restore(collector.images)
         self._exact.clear()
         self.images += collector.images
+        if collector.unsettled and status is not Status.KILLED:
+            settling = asyncio.ensure_future(self._settle(collector))
+            cancelled = await _through_cancels(settling) or cancelled
+            status = status if settling.result() else Status.KILLED
         try:
             if status is Status.KILLED:
                 await self._drop()
@@ -329,37 +335,48 @@ class Session:
             collector.event("kernel_died", **died.facts)
         return Status.KILLED
 
+    async def _settle(self, collector: OutputCollector) -> bool:
+        """Make the kernel hold what was taken in of this cell and nothing else; False where it cannot be brought to."""
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                first = len(self.images) - len(collector.images)
+                await self._call("settle", [image.index for image in collector.images], first=first)
+            return True
+        except (TimeoutError, KernelError) as error:
+            collector.event("kernel_killed", why=f"its images could not be set right ({error or 'no answer'})")
+            return False
+
     def _take_output(
         self, source: Pixels | bytes, index: int, parent: int | None, affine: Affine | None
     ) -> KernelImage:
         """An image from its pixels; from a file only by its pixels, so that nothing else in it is kept."""
         if index >= self._max_images:  # the kernel counts too, unless the code changed that
-            raise ValueError(f"image {index} is over the limit of {self._max_images} images")
-        try:
-            if isinstance(source, bytes):
-                source = Pixels.of(decode_output(source, max_pixels=self.max_pixels))
-            else:
-                check_size(source.size, "image output", self.max_pixels)
-        except ImageError as error:
-            raise ValueError(str(error)) from error
-        made = encode(source, self.encoding, self.bounds)
-        if not made.lossless:
+            raise ImageError(f"image {index} is over the limit of {self._max_images} images")
+        if isinstance(source, bytes):
+            source = Pixels.of(decode_output(source, max_pixels=self.max_pixels))
+        width, height = source.size
+        if width * height > self.max_pixels:
+            raise ImageError(f"an image of {width * height:,} pixels; the limit is {self.max_pixels:,}")
+        files = Files(source, self.encoding, self.bounds)
+        if not files.lossless:
             self._exact.keep(index, source)
-        return KernelImage(
+        image = KernelImage.later(
+            files,
             index=index,
             name=self.names(index),
-            data=made.data,
-            mime=made.mime,
+            mime=files.mime,
             size=source.size,
             pixel_sha256=source.sha256(),
-            view=made.view.data,
-            view_mime=made.view.mime,
-            view_size=made.view.size,
+            view_mime=files.view_mime,
+            view_size=files.view_size,
             parent=parent,
             affine=affine,
             origin=f"cell {len(self.cells)}",
-            lossless=made.lossless,
+            lossless=files.lossless,
         )
+        if not self._room.holds(files, source):
+            image.data, image.view  # noqa: B018 (made now, so that the pixels can go)
+        return image
 
     # ------------------------------------------------------------------ recovery and replay
 
@@ -406,6 +423,7 @@ class Session:
             raise
 
     async def _fork(self, cells: int | None, reseed: bool) -> Session:
+        self._part_from_parent()
         forked: Forked | None = None
         why = "a state from before was asked for"
         async with self._lock:
@@ -473,7 +491,7 @@ class Session:
         twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
         twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
         twin._channel = twin._lease = None
-        twin._exact = Exact()
+        twin._exact, twin._room = Exact(), Room()
         return twin
 
     async def _recover(self, collector: OutputCollector) -> None:
@@ -507,7 +525,9 @@ class Session:
                 if differing or len(again.images) != len(made):
                     self._log("replay_differs", cell=number, images=differing, count=len(again.images))
             missing = made[len(again.images) :]
-            if missing:
+            if again.unsettled or len(again.images) > len(made):
+                await self._call("settle", made, first=count)
+            elif missing:
                 await self._call("restore", missing)
             count += len(made)
         self._exact.clear()

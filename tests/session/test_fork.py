@@ -38,7 +38,10 @@ KINDS = [pytest.param(fork, id="forked" if fork else "plain") for fork in (False
 def session(*images: Image.Image, fork: bool = False, **options: Any) -> Session:
     """A session whose kernels are ordinary processes, or come from the fork server once it is warm."""
     return Session(
-        images, kernel=KernelOptions(isolation="none", fork=fork), budget=Budget(cell_seconds=30, images=50, output_chars=2000), **options
+        images,
+        kernel=KernelOptions(isolation="none", fork=fork),
+        budget=Budget(cell_seconds=30, images=50, output_chars=2000),
+        **options,
     )
 
 

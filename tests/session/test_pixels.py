@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
+import pickle
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,9 @@ from PIL import Image
 from kernel_agent import Budget, Session, Status
 from kernel_agent.errors import InputError
 from kernel_agent.session.images import ViewBounds, encode_png, pixel_sha256
-from kernel_agent.session.pixels import Exact, Pixels, encode
+from kernel_agent.session.pixels import Exact, Files, Pixels, Room
 from kernel_agent.session.png import CHANNELS, write_png
-from kernel_agent.types import CellResult, ImageEncoding
+from kernel_agent.types import CellResult, ImageEncoding, KernelImage
 
 SIZES = [(1, 1), (1, 7), (9, 1), (1, 20000), (20000, 1), (33, 17), (300, 200), (90000, 3)]
 LOSSY = ImageEncoding(notebook="jpeg", view="jpeg")
@@ -209,6 +212,31 @@ def test_a_foreign_file_is_encoded_anew_and_nothing_else_in_it_is_kept(session: 
     (image,) = cell.images
     assert image.data == plain
     assert b"script" not in image.data
+    cell = session.run(f"print({image.name}.size)\nimage_0.resize((27, 20))")
+    assert cell.outputs[0].text == "(12, 10)\n"  # type: ignore[union-attr]
+    assert cell.images[0].size == (27, 20)
+
+
+def test_a_kernel_that_counts_its_images_wrong_is_put_right() -> None:
+    with Session([Image.new("L", (9, 9))]) as session:
+        cell = session.run(
+            "from kernel_agent.session import kernel_side\nkernel_side._kernel.held.append(image_0)\nimage_0.resize((30, 20))"
+        )
+        assert cell.status is Status.OK
+        assert not cell.images
+        assert len(refused(cell)) == 1
+        (image,) = session.run("print(len(images))\nimage_0.resize((31, 20))").images
+        assert (image.index, image.size) == (1, (31, 20))
+        cell = session.run("kernel_side.settle = None\nkernel_side._kernel.held.clear()\nimage_0.resize((32, 20))")
+        assert cell.status is Status.KILLED
+        assert [event.kind for event in cell.events] == [
+            "output_refused",
+            "kernel_killed",
+            "kernel_restarted",
+            "cells_replayed",
+        ]
+        (image,) = session.run("image_1.rotate(90, expand=True)").images
+        assert (image.index, image.size) == (2, (20, 31))
 
 
 def test_a_text_bomb_in_a_foreign_file_is_refused(session: Session) -> None:
@@ -251,13 +279,48 @@ def test_lossy_images_say_so_and_keep_the_hash_of_the_pixels() -> None:
 @pytest.mark.parametrize("size", [(100, 80), (1600, 1200)])
 def test_each_file_is_made_once(encoding: ImageEncoding, mimes: tuple[str, str], size: tuple[int, int]) -> None:
     pixels = Pixels.of(picture("RGB", size))
-    made = encode(pixels, encoding, ViewBounds())
-    assert (made.mime, made.view.mime) == mimes
-    assert made.lossless is (mimes[0] == "image/png")
-    assert (made.view.data is made.data) is (mimes[0] == mimes[1] and size == made.view.size)
-    assert opened(made.view.data).size == made.view.size
-    if made.lossless:
-        assert opened(made.data).tobytes() == pixels.data
+    files = Files(pixels, encoding, ViewBounds())
+    for first in ("data", "view"):
+        facts = {"index": 0, "name": "image_0", "size": size, "pixel_sha256": pixels.sha256(), "mime": files.mime}
+        image = KernelImage.later(files, view_mime=files.view_mime, view_size=files.view_size, **facts)
+        getattr(image, first)
+        assert (image.mime, image.view_mime) == mimes
+        assert files.lossless is (mimes[0] == "image/png")
+        assert (image.view is image.data) is (mimes[0] == mimes[1] and size == image.view_size)
+        assert image.data is image.data
+        assert opened(image.view).size == image.view_size
+        assert opened(image.data).format == mimes[0].removeprefix("image/").upper()
+        if files.lossless:
+            assert image.to_pil().tobytes() == pixels.data
+
+
+def test_an_image_not_yet_encoded_is_like_any_other(session: Session) -> None:
+    code = "image_0.resize((70, 50))"
+    one, two, three = (session.run(code).images[0] for _ in range(3))
+    assert copy.deepcopy(one) == one
+    assert pickle.loads(pickle.dumps(two)) == two
+    assert replace(three, name="x").data == one.data
+    assert "data" not in repr(one)
+    with pytest.raises(AttributeError, match="no attribute 'date'"):
+        one.date  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_pixels_wait_only_up_to_a_limit_and_go_once_files_are_made() -> None:
+    room = Room(limit=10_000)
+    waiting = [Pixels.of(picture("L", (80, 50), seed=seed)) for seed in range(3)]
+    files = [Files(pixels, ImageEncoding(), ViewBounds()) for pixels in waiting]
+    assert [room.holds(made, pixels) for made, pixels in zip(files, waiting, strict=True)] == [True, True, False]
+    del files[0]
+    assert room.used == 4000
+    with Session() as session:
+        (first,) = session.run("PIL.Image.new('L', (100, 80))").images
+        assert session._room.used == 8000
+        assert first.data
+        assert first.view
+        assert session._room.used == 0
+        made = session.run("for _ in range(7): display(PIL.Image.new('RGB', (3000, 2000)))").images
+        assert session._room.used == 5 * 18_000_000
+        assert [pixel_sha256(image.to_pil()) == image.pixel_sha256 for image in made] == [True] * 7
 
 
 def test_an_unknown_encoding_is_refused() -> None:
