@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from kernel_agent.provisioners.sandbox.mounts import RUN
 from kernel_agent.provisioners.sandbox.plan import Plan
 from kernel_agent.provisioners.sandbox.readable import resolved
 
@@ -47,16 +48,16 @@ def prefix(plan: Plan) -> list[str]:
             place.format(scratch=plan.scratch),
         ]
     # it would make parents readable by root alone
-    parents = {str(above) for path in (*paths, *links, plan.folder) for above in list(Path(path).parents)[:-1]}
+    parents = {str(above) for path in (*paths, *links, plan.folder, RUN) for above in list(Path(path).parents)[:-1]}
     for parent in sorted(parents - {"/tmp", "/dev"}):
         arguments += ["--perms", "0755", "--dir", parent]
     for path in paths:
         arguments += ["--ro-bind", path, path]
     for link, target in links.items():
         arguments += ["--symlink", target, link]
-    arguments += ["--bind", plan.folder, plan.folder]
+    arguments += ["--bind", plan.folder, RUN, "--symlink", RUN, plan.folder]
     if os.path.lexists(plan.connection_file):
-        arguments += ["--ro-bind", plan.connection_file, plan.connection_file]
+        arguments += ["--ro-bind", plan.connection_file, f"{RUN}/{Path(plan.connection_file).name}"]
     arguments += ["--remount-ro", "/", "--chdir", "/"]
     return ["/bin/sh", "-c", _SHIELD, program, *arguments, "--"]
 

@@ -102,7 +102,7 @@ def _strong(plan: Plan) -> list[tuple[str, int]]:
         ("/", landlock.READ),
         *((path, use) for path in (plan.scratch, "/tmp", "/dev/shm")),
         *((f"/dev/{name}", landlock.READ_FILE | landlock.WRITE_FILE | landlock.IOCTL_DEV) for name in mounts.DEVICES),
-        (plan.folder, landlock.MAKE_SOCK),
+        (mounts.RUN, landlock.MAKE_SOCK),
     ]
 
 

@@ -20,6 +20,9 @@ from kernel_agent.provisioners.sandbox.syscalls import call, checked, libc
 DEVICES = ("null", "zero", "full", "random", "urandom")
 ROOT_BYTES, ROOT_FILES = 4 << 20, 16384
 """Of the tmpfs that holds mount points and generated files, read-only in the end."""
+RUN = "/run/kernel"
+"""Where the run folder is mounted; its own path is a link to here. Beneath a folder that may be written to, such as /tmp, it
+would be writable too: Landlock's rights hold for all that is below."""
 _DATA = "/.data"
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
 _MS_REC_PRIVATE = 0x4000 | 1 << 18
@@ -40,9 +43,10 @@ def build(plan: Plan) -> None:
     links, paths = resolved(plan.readable)
     trees = [(path, _tree(path, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)) for path in paths]
     trees += [(f"/dev/{name}", _tree(f"/dev/{name}", _ATTR_NOSUID)) for name in DEVICES]
-    trees.append((plan.folder, _tree(plan.folder, _ATTR_NOSUID | _ATTR_NODEV)))
+    trees.append((RUN, _tree(plan.folder, _ATTR_NOSUID | _ATTR_NODEV)))
     if os.path.lexists(plan.connection_file):
-        trees.append((plan.connection_file, _tree(plan.connection_file, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)))
+        name = Path(plan.connection_file).name
+        trees.append((f"{RUN}/{name}", _tree(plan.connection_file, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)))
     root = plan.folder
     _tmpfs(root, ROOT_BYTES, ROOT_FILES)
     os.chdir(root)
@@ -51,6 +55,7 @@ def build(plan: Plan) -> None:
         _place(root + path).symlink_to(target)
     for path, tree in trees:
         _attach(tree, root + path)
+    _place(root + plan.folder).symlink_to(RUN)
     _generate(plan, root)
     (Path(root) / "proc").mkdir()
     _mount("proc", f"{root}/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
