@@ -95,7 +95,7 @@ class Enclosure:
     @property
     def reason(self) -> str:
         """Why the kernel was killed for what it used; "" where it was not."""
-        return self._cap.reason if self._cap is not None else ""
+        return self._cap.explain() if self._cap is not None else ""
 
     def kill(self) -> None:
         """What a signal to the process that was started does not reach."""

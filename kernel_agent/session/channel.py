@@ -32,6 +32,9 @@ from kernel_agent.session.messages import Message
 from kernel_agent.session.zmtp import Buffer, WireError
 from kernel_agent.types import KernelOptions
 
+_LOOK_SECONDS = 0.05
+"""A cell that runs longer is looked at for the memory it uses."""
+
 
 class _Specs(KernelSpecManager):
     """A spec manager that knows our one kernel."""
@@ -144,7 +147,7 @@ class KernelChannel:
 
     async def _connect(self, info: Mapping[str, Any]) -> None:
         self.connection = info
-        self._conversation = Conversation(info, self.limits, self._kill)
+        self._conversation = Conversation(info, self.limits, self._kill, self._explain)
         await self._conversation.open(self._is_alive)
         pid, listener = self._attached_pid, self._conversation.peer_pid
         if pid is not None and listener not in (None, pid):
@@ -220,7 +223,12 @@ class KernelChannel:
             "stop_on_error": False,
         }
         header = {} if subshell is None else {"subshell_id": subshell}
-        return await self._open().execute(content, on_output, buffers=buffers, header=header)
+        conversation, provisioner = self._open(), self._provisioner
+        look = conversation.loop.call_later(_LOOK_SECONDS, getattr(provisioner, "look", lambda: None))
+        try:
+            return await conversation.execute(content, on_output, buffers=buffers, header=header)
+        finally:
+            look.cancel()
 
     async def control(self, kind: str, content: Mapping[str, Any]) -> Message:
         """Send a request that is answered even while a cell runs, and wait for its reply. Raises KernelDied."""
@@ -249,6 +257,14 @@ class KernelChannel:
                 return
         if self._watch is not None:
             self._watch.send_signal(number)
+
+    @property
+    def _provisioner(self) -> Any:
+        return self._manager.provisioner if self._manager is not None else None
+
+    def _explain(self) -> str:
+        """Why the provisioner killed it; "" where it did not."""
+        return str(getattr(self._provisioner, "why_killed", ""))
 
     def _kill(self) -> None:
         """It broke a rule: it goes now, and what is left of it with `stop`."""

@@ -21,6 +21,8 @@ from kernel_agent.session.messages import JsonLimits, Message, Wire
 from kernel_agent.session.zmtp import Buffer, Closed, Connection, HandshakeError, Limits, WireError, connect
 
 _RETRY_SECONDS = 0.004
+_DYING_SECONDS = 1.0
+"""How long after a connection was lost its kernel's end is waited for, which tells more."""
 _PARTING_SECONDS = 0.05
 """How long after a kernel's end its last messages are still taken, where its sockets stay open in a child of its own."""
 
@@ -78,21 +80,29 @@ class Conversation:
         info: contents of its connection file.
         limits: what it may send.
         on_offence: called where it broke a rule: it cannot be trusted any more.
+        explain: asked why the process ended; "" where nobody knows.
     """
 
-    def __init__(self, info: Mapping[str, Any], limits: ChannelLimits, on_offence: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        info: Mapping[str, Any],
+        limits: ChannelLimits,
+        on_offence: Callable[[], None],
+        explain: Callable[[], str] = lambda: "",
+    ) -> None:
         key = info["key"]
         self._wire = Wire(key if isinstance(key, bytes) else str(key).encode(), limits=limits.json)
         if info.get("signature_scheme", "hmac-sha256") != "hmac-sha256" or not self._wire.key:
             raise KernelError("A kernel without a key, or with another signature than hmac-sha256, is not talked to.")
         self.loop = asyncio.get_running_loop()
         self.limits = limits
-        self._info, self._on_offence = info, on_offence
+        self._info, self._on_offence, self._explain = info, on_offence, explain
         self._process = os.getpid()
         self._connections: dict[str, Connection] = {}
         self._pending: dict[str, _Pending] = {}
         self._broken: KernelDied | None = None
-        self._welcome = self._ended = False
+        self._welcome = False
+        self._ended = ""
         self._messages = self._bytes = 0
 
     async def open(self, is_alive: Callable[[], Awaitable[bool]]) -> None:
@@ -239,8 +249,9 @@ class Conversation:
 
     def ended(self) -> None:
         """The process is gone; the connections may still hold what it said."""
-        self._ended = True
-        self._part("the kernel process ended")
+        why = self._explain()
+        self._ended = f"the kernel process ended ({why})" if why else "the kernel process ended"
+        self._part(self._ended)
 
     def _lost(self, error: WireError) -> None:
         if isinstance(error, Closed):
@@ -250,11 +261,12 @@ class Conversation:
         self._on_offence()
 
     def _part(self, why: str) -> None:
-        """End when all was heard, or after a moment."""
+        """End when all was heard, or after a moment: a process takes a while to go after its connections."""
         if self._ended and all(connection.error is not None for connection in self._connections.values()):
-            self.fail(KernelDied("the kernel process ended"))
+            self.fail(KernelDied(self._ended))
         elif self._broken is None:
-            self.loop.call_later(_PARTING_SECONDS * (1 if self._ended else 2), self.fail, KernelDied(why))
+            pause = _PARTING_SECONDS if self._ended else _DYING_SECONDS
+            self.loop.call_later(pause, self.fail, KernelDied(why))
 
     def fail(self, error: KernelDied) -> None:
         """End every wait and close the connections. The first reason stays."""

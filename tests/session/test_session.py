@@ -281,7 +281,7 @@ def test_no_process_and_no_folder_is_left(picture: Image.Image) -> None:
         assert fresh._channel is not None
         folder, kernel = Path(fresh._channel.connection["ip"]).parent, fresh._channel.pid
         assert folder is not None
-        assert folder.stat().st_mode & 0o077 == 0
+        assert folder.stat().st_mode & 0o007 == 0
     assert not folder.exists()
     for process in (pid, kernel):
         assert process is not None

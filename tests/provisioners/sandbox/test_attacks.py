@@ -9,7 +9,19 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's own layers")
-REFUSED = {"EPERM", "EACCES", "ENOENT", "EROFS", "ESRCH", "ENOSYS", "EAFNOSUPPORT", "EBUSY", "ENETUNREACH", "EXDEV", "EINVAL"}
+REFUSED = {
+    "EPERM",
+    "EACCES",
+    "ENOENT",
+    "EROFS",
+    "ESRCH",
+    "ENOSYS",
+    "EAFNOSUPPORT",
+    "EBUSY",
+    "ENETUNREACH",
+    "EXDEV",
+    "EINVAL",
+}
 NUMBERS = {
     "x86_64": {"ptrace": 101, "keyctl": 250, "readv": 310, "unshare": 272, "io_uring": 425, "memfd": 319, "mount": 165,
                "clone3": 435, "bpf": 321, "perf": 298, "userfault": 323, "shmget": 29, "handle": 304, "setns": 308},
