@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 from kernel_agent.errors import CodeVisionError
 
@@ -49,6 +50,7 @@ def checks(
     trials: list[tuple[str, Callable[[], Iterable[Check]]]] = [
         ("Python", _python),
         ("packages", _packages),
+        ("isolation", _isolation),
         ("kernel", _kernel),
         ("torch and transformers", _torch),
         ("embedded model", _embedded),
@@ -109,24 +111,48 @@ def _kernel() -> Iterable[Check]:
 
     started = time.monotonic()
     with Session(images=[picture]) as session:
-        isolation = session.isolation
+        level = session.isolation
         shown = session.run("image_0.transpose(2)").images
     expected = picture.transpose(Image.Transpose.ROTATE_90)
     same = len(shown) == 1 and shown[0].to_pil().convert("RGB").tobytes() == expected.tobytes()
-    said = f"started, ran a cell and gave an image back in {time.monotonic() - started:.1f} s"
+    said = f"started ({level}), ran a cell and gave an image back in {time.monotonic() - started:.1f} s"
     yield Check(
         name="kernel",
         ok=same,
         detail=said if same else "the image that came back is not the one sent, turned",
         remedy="Check ipykernel and Pillow: pip install --force-reinstall ipykernel pillow.",
     )
-    weak = isolation in ("", "none", "process")
-    yield Check(
-        name="isolation",
-        ok=None if weak else True,
-        detail=f"{isolation or 'none'}: the model's code runs with your rights" if weak else isolation,
-        remedy="Run models you trust, or run in a container; kernels in a sandbox are not there yet." if weak else "",
-    )
+
+
+def _isolation() -> Iterable[Check]:
+    """Try every way to isolate a kernel; the level is that of the first that works."""
+    from kernel_agent.provisioners.sandbox.probes import probes
+    from kernel_agent.provisioners.zygote import report
+
+    tried = probes()
+    works = next((one for one in tried if one.works), None)
+    if works is None:
+        remedy = "; or run a model you trust with --unsafe-no-sandbox, which gives its code your rights."
+        detail = "none works here: no kernel is started"
+        yield Check(name="isolation", ok=False, detail=detail, remedy=_remedies(tried) + remedy)
+    else:
+        better = [one for one in tried[: tried.index(works)] if one.level is not works.level]
+        yield Check(
+            name="isolation",
+            ok=None if better else True,
+            detail=f"{works.level}, by {works.how}",
+            remedy=f"For more: {_remedies(better)}." if better else "",
+        )
+    for one in tried:
+        ok = True if one.works else None
+        detail = "works" if one.works else one.detail
+        yield Check(name=f"  {one.level} by {one.how}", ok=ok, detail=detail, remedy=one.remedy)
+    forks = report()
+    yield Check(name="fork server", ok=True if forks.forks else None, detail=forks.detail)
+
+
+def _remedies(probes: Iterable[Any]) -> str:
+    return "; ".join(dict.fromkeys(one.remedy for one in probes if one.remedy))
 
 
 def _torch() -> Iterable[Check]:

@@ -39,7 +39,7 @@ from PIL import Image, ImageDraw, ImageFont
 from kernel_agent import Budget, Session
 from kernel_agent.session.png import write_png
 from kernel_agent.types import ImageEncoding
-from perf.kernels import manager
+from perf.stock import manager, run
 
 SIZE = (1024, 768)
 
@@ -80,22 +80,6 @@ async def cost(pid: int, cell: Callable[[], Awaitable[Any]]) -> tuple[float, flo
     return kernel_cpu(pid) - kernel, client
 
 
-async def messages(client: Any, code: str) -> list[Any]:
-    """Run code on a stock kernel; its iopub messages up to idle."""
-    sent, found = client.execute(code), []
-    while True:
-        message = await client.get_iopub_msg(timeout=180)
-        if message["parent_header"].get("msg_id") != sent:
-            continue
-        found.append(message)
-        if message["content"].get("execution_state") == "idle":
-            break
-    while (answer := await client.get_shell_msg(timeout=180))["parent_header"].get("msg_id") != sent:
-        pass
-    assert answer["content"]["status"] == "ok", answer["content"]
-    return found
-
-
 async def display(rounds: int) -> dict[str, float]:
     """The display_* figures."""
     picture = photo()
@@ -111,14 +95,14 @@ async def display(rounds: int) -> dict[str, float]:
             Session([picture], budget=enough, encoding=lossy_files) as lossy,
             Session([picture], budget=enough) as keeper,
         ):
-            await messages(client, f"from PIL import Image\nphoto = Image.open({str(path)!r})\nphoto.load()")
+            await run(client, f"from PIL import Image\nphoto = Image.open({str(path)!r})\nphoto.load()")
 
             async def stock() -> None:
-                found = await messages(client, "display(photo)")
+                found = await run(client, "display(photo)")
                 assert any("image/png" in message["content"].get("data", {}) for message in found)
 
             async def decoded() -> None:
-                for message in await messages(client, "display(photo)"):
+                for message in await run(client, "display(photo)"):
                     if file := message["content"].get("data", {}).get("image/png"):
                         assert base64.b64decode(file)[:4] == b"\x89PNG"
 

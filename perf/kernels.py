@@ -1,21 +1,26 @@
-"""What starting and asking kernels costs: `python -m perf.kernels --json OUT [--many 100]`.
+"""What starting, asking, branching and holding kernels costs: `python -m perf.kernels --json OUT [--many 100]`.
 
 Stock is ipykernel as jupyter_client starts it: default TCP, `wait_for_ready`, then the imports of `IMPORTS` as the first cell.
-Ours is the `codevision` provisioner with forks behind the session's own channel, with the same cell, without isolation.
+Ours is a kernel behind the session's own channel with the same cell: `plain` without isolation, `strong` with it.
 
 | figure | what it is | goal |
 |---|---|---|
-| ready_ratio_plain | stock / ours, a kernel ready with the imports; the fork server is warm | 15 |
-| session_ratio_plain | the same, ours being a whole `Session` with its hooks in the kernel | |
-| cold_first_ratio | ours / stock, the first kernel of a new process, no fork server yet | 1.1 |
-| hundred_time_ratio | stock / ours, `hundred_count` kernels at once, all ready with the imports | 12 |
-| hundred_memory_ratio | the same, PSS of all their processes, the fork server among them | 5 |
-| hundred_cold_time_ratio | the same in a new process: ours starts one kernel the ordinary way and warms up first | |
-| hundred_failures | kernels of ours that did not get ready | 0 |
-| roundtrip_vs_bare | `1+1` in a forked `Session` / a bare jupyter_client over ipc with a stock kernel | 1.1 |
-| idle_kernel_mb, idle_kernel_after_mb | memory of its own (USS) of an idle forked session's kernel: new; after 205 cells | 15, - |
+| ready_ratio_plain, ready_ratio_strong | stock / ours, a kernel ready with the imports; the fork server is warm | 15, 10 |
+| session_ratio | the same, ours being a whole `Session` in `strong`, with its hooks in the kernel | |
+| cold_first_ratio | ours in `strong` / stock, the first kernel of a new process, no fork server yet | 1.1 |
+| cold_first_ratio_plain | the same without isolation | |
+| hundred_time_ratio, hundred_memory_ratio | stock / ours, `hundred_count` kernels at once, all ready with the imports: time, and PSS of all their processes, the fork server among them; without isolation | 12, 5 |
+| hundred_time_ratio_strong, hundred_memory_ratio_strong | the same in `strong` | |
+| hundred_failures | kernels of ours that did not get ready, of both kinds | 0 |
+| roundtrip_vs_bare, roundtrip_vs_nbclient | `1+1` in a session / a bare jupyter_client over ipc; / nbclient | 1.1, 0.8 |
+| display_cpu_ratio_lossless, display_cpu_ratio_lossy | stock / ours, CPU of kernel and host for a cell that shows a 1024x768 photo | 2.5, 5 |
+| throughput_ratio, client_cpu_ratio | the same cell on 32 kernels from one process: cells a second ours / stock; CPU of that process a cell, ours / stock | 2, 0.7 |
+| client_cpu_ratio_files | the same with every picture's file asked for, as a saved notebook does | |
+| fork_vs_replay | replay / fork of a session whose ten cells open, turn and crop 12 MP pictures | 25 |
+| idle_kernel_mb, idle_kernel_after_mb | memory of its own (USS) of an idle session's kernel: new; after 200 cells | 15, - |
 
-Ratios are medians of pairs measured in turn; milliseconds and `load` (1 minute, before and after) are of this machine.
+Ratios are medians of pairs measured in turn; milliseconds and `load` (1 minute, before and after) are of this machine. Cells
+and forks are measured in `strong` where it can be had.
 """
 
 from __future__ import annotations
@@ -24,78 +29,50 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-
-from jupyter_client import AsyncKernelManager
 
 from kernel_agent import KernelOptions, Session, Status
 from kernel_agent.provisioners.zygote import close_parents, parents, report
 from kernel_agent.session.channel import KernelChannel
+from perf import cells, stock
+from perf.display import display
 
-FORKED = KernelOptions(isolation="none")
-IMPORTS = "import numpy, PIL.Image, cv2\nimport matplotlib.pyplot"
+PLAIN = KernelOptions(isolation="none")
+STRONG = KernelOptions(isolation="strong")
+FIRST = {"stock": None, "plain": PLAIN, "strong": STRONG}
 Kernels = Callable[[contextlib.AsyncExitStack], Awaitable[int]]
 
 
-@contextlib.asynccontextmanager
-async def manager(**options: Any) -> AsyncIterator[tuple[Any, Any]]:
-    """A stock kernel, ready, and its client."""
-    held = AsyncKernelManager(kernel_name="python3", **options)
-    await held.start_kernel()
-    client = held.client()
-    client.start_channels()
-    try:
-        await client.wait_for_ready(timeout=180)
-        yield held, client
-    finally:
-        client.stop_channels()
-        await held.shutdown_kernel(now=True)
-
-
-async def reply(client: Any, code: str) -> None:
-    """Run code on a stock kernel; wait for its reply and its idle."""
-    sent = client.execute(code)
-    idle = False
-    while not idle:
-        message = await client.get_iopub_msg(timeout=180)
-        idle = message["parent_header"].get("msg_id") == sent and message["content"].get("execution_state") == "idle"
-    while (answer := await client.get_shell_msg(timeout=180))["parent_header"].get("msg_id") != sent:
-        pass
-    assert answer["content"]["status"] == "ok", answer["content"]
-
-
-async def stock(stack: contextlib.AsyncExitStack) -> int:
-    held, client = await stack.enter_async_context(manager())
-    await reply(client, IMPORTS)
+async def a_stock_kernel(stack: contextlib.AsyncExitStack) -> int:
+    held, client = await stack.enter_async_context(stock.manager())
+    await stock.run(client, stock.IMPORTS)
     return int(held.provisioner.pid)
 
 
-async def ours(stack: contextlib.AsyncExitStack) -> int:
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv-")))
-    channel = KernelChannel(folder, FORKED)
-    await channel.start()
-    stack.push_async_callback(channel.stop)
-    answer = await channel.execute(IMPORTS, lambda message: None)
-    assert answer["content"]["status"] == "ok", answer["content"]
-    assert channel.pid is not None
-    return channel.pid
+def a_kernel(options: KernelOptions) -> Kernels:
+    async def start(stack: contextlib.AsyncExitStack) -> int:
+        channel = KernelChannel(options)
+        await channel.start()
+        stack.push_async_callback(channel.stop)
+        answer = await channel.execute(stock.IMPORTS, lambda message: None)
+        assert answer["content"]["status"] == "ok", answer["content"]
+        assert channel.pid is not None
+        return channel.pid
+
+    return start
 
 
-async def our_session(stack: contextlib.AsyncExitStack) -> int:
-    session = await stack.enter_async_context(Session(kernel=FORKED))
-    assert (await session.arun(IMPORTS)).status is Status.OK
-    assert session._channel is not None
-    assert session._channel.pid is not None
-    return session._channel.pid
+async def a_session(stack: contextlib.AsyncExitStack) -> int:
+    session = await stack.enter_async_context(Session(kernel=STRONG))
+    assert (await session.arun(stock.IMPORTS)).status is Status.OK
+    return 0
 
 
 async def seconds(kernel: Kernels) -> float:
@@ -107,37 +84,50 @@ async def seconds(kernel: Kernels) -> float:
 
 
 async def warm() -> None:
+    """Have the first kernel, which is never a fork, behind us, and each kind once."""
     async with contextlib.AsyncExitStack() as stack:
-        await ours(stack)
+        await a_kernel(PLAIN)(stack)
         while "warm" not in report().detail:  # noqa: ASYNC110 (nothing to await)
             await asyncio.sleep(0.05)
         assert report().forks, report()
-        await ours(stack)
+        for options in (PLAIN, STRONG):
+            await a_kernel(options)(stack)
 
 
 async def ready(rounds: int) -> dict[str, float]:
     await warm()
-    times: dict[str, list[float]] = {"stock": [], "ours": [], "session": []}
+    kinds = {"stock": a_stock_kernel, "plain": a_kernel(PLAIN), "strong": a_kernel(STRONG), "session": a_session}
+    times: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(rounds):
-        for name, kernel in (("stock", stock), ("ours", ours), ("session", our_session)):
+        for name, kernel in kinds.items():
             times[name].append(await seconds(kernel))
+
+    def ratio(name: str) -> float:
+        return statistics.median(a / b for a, b in zip(times["stock"], times[name], strict=True))
+
     return {
-        "ready_ratio_plain": statistics.median(a / b for a, b in zip(times["stock"], times["ours"], strict=True)),
-        "session_ratio_plain": statistics.median(a / b for a, b in zip(times["stock"], times["session"], strict=True)),
+        "ready_ratio_plain": ratio("plain"),
+        "ready_ratio_strong": ratio("strong"),
+        "session_ratio": ratio("session"),
         **{f"ready_{name}_ms": statistics.median(values) * 1e3 for name, values in times.items()},
     }
 
 
 def first(rounds: int) -> dict[str, float]:
     """Each in a process of its own."""
-    times: dict[str, list[float]] = {"stock": [], "ours": []}
+    times: dict[str, list[float]] = {name: [] for name in FIRST}
     for _ in range(rounds):
         for name, values in times.items():
-            command = [sys.executable, "-m", "perf.kernels", "--part", f"first-{name}"]
+            command = [sys.executable, "-m", "perf.kernels", "--first", name]
             said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             values.append(float(said.splitlines()[-1]))
+
+    def ratio(name: str) -> float:
+        return statistics.median(b / a for a, b in zip(times["stock"], times[name], strict=True))
+
     return {
-        "cold_first_ratio": statistics.median(b / a for a, b in zip(times["stock"], times["ours"], strict=True)),
+        "cold_first_ratio": ratio("strong"),
+        "cold_first_ratio_plain": ratio("plain"),
         **{f"cold_first_{name}_ms": statistics.median(values) * 1e3 for name, values in times.items()},
     }
 
@@ -156,83 +146,71 @@ async def at_once(kernel: Kernels, count: int) -> tuple[float, float, int]:
         return took, memory, count - len(pids)
 
 
-def pss(pid: int, *fields: str) -> float:
+def pss(pid: int) -> float:
     """Megabytes of a process, shared pages by their share."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    wanted = fields or ("Pss:",)
-    return sum(int(line.split()[1]) for line in rollup if line.split()[0] in wanted) / 1024
+    return sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1024
 
 
 async def many(count: int) -> dict[str, float]:
     close_parents()
-    figures: dict[str, float] = {"hundred_count": count}
-    stock_took, stock_memory, stock_failures = await at_once(stock, count)
-    cold_took, _, cold_failures = await at_once(ours, count)
+    stock_took, stock_memory, stock_failures = await at_once(a_stock_kernel, count)
     await warm()
-    took, memory, failures = await at_once(ours, count)
-    figures |= {
-        "hundred_time_ratio": stock_took / took,
-        "hundred_cold_time_ratio": stock_took / cold_took,
-        "hundred_memory_ratio": stock_memory / memory,
-        "hundred_failures": failures + cold_failures,
+    figures: dict[str, float] = {
+        "hundred_count": count,
+        "hundred_failures": 0,
         "hundred_stock_failures": stock_failures,
         "hundred_stock_s": stock_took,
-        "hundred_ours_s": took,
         "hundred_stock_pss_mb": stock_memory,
-        "hundred_ours_pss_mb": memory,
     }
+    for end, options in (("", PLAIN), ("_strong", STRONG)):
+        took, memory, failures = await at_once(a_kernel(options), count)
+        figures["hundred_failures"] += failures
+        figures |= {
+            f"hundred_time_ratio{end}": stock_took / took,
+            f"hundred_memory_ratio{end}": stock_memory / memory,
+            f"hundred_ours{end}_s": took,
+            f"hundred_ours{end}_pss_mb": memory,
+        }
     return figures
 
 
-async def round_trips(count: int) -> dict[str, float]:
-    """Cell by cell in turn, so that both meet the same load."""
+async def in_cells(rounds: int) -> dict[str, float]:
     await warm()
-    bare, asked = [], []
-    folder = tempfile.mkdtemp(prefix="cv-")
-    async with (
-        manager(transport="ipc", connection_file=f"{folder}/k.json", ip=f"{folder}/k") as (_, client),
-        Session(kernel=FORKED) as session,
-    ):
-        assert session._channel is not None
-        assert session._channel.pid is not None
-        idle = pss(session._channel.pid, "Private_Clean:", "Private_Dirty:")
-        for _ in range(count + 5):
-            began = time.perf_counter()
-            await reply(client, "1+1")
-            between = time.perf_counter()
-            await session.arun("1+1")
-            bare.append(between - began)
-            asked.append(time.perf_counter() - between)
-        used = pss(session._channel.pid, "Private_Clean:", "Private_Dirty:")
-    return {
-        "roundtrip_vs_bare": statistics.median(asked[5:]) / statistics.median(bare[5:]),
-        "roundtrip_ours_ms": statistics.median(asked[5:]) * 1e3,
-        "roundtrip_bare_ms": statistics.median(bare[5:]) * 1e3,
-        "idle_kernel_mb": idle,
-        "idle_kernel_after_mb": used,
-    }
+    figures = await cells.round_trips(STRONG, 200)
+    figures |= await cells.idle_memory(STRONG, 200)
+    figures |= await cells.throughput(STRONG, 32, rounds)
+    figures |= await cells.fork_vs_replay(STRONG, max(2, rounds // 2))
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--many", type=int, default=20, help="kernels started at once")
-    parser.add_argument("--part", choices=["first-stock", "first-ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--many", type=int, default=100, help="kernels started at once")
+    parser.add_argument("--first", choices=[*FIRST], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.part:
-        print(asyncio.run(seconds(stock if options.part == "first-stock" else ours)))
+    if options.first:
+        kind = FIRST[options.first]
+        print(asyncio.run(seconds(a_stock_kernel if kind is None else a_kernel(kind))))
         return
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    figures: dict[str, Any] = {"load": [os.getloadavg()[0]]}
-    figures |= asyncio.run(ready(options.rounds))
-    figures |= first(options.rounds)
-    figures |= asyncio.run(round_trips(200))
-    figures |= asyncio.run(many(options.many))
-    figures["load"].append(os.getloadavg()[0])
+    figures: dict[str, Any] = {"load": [cells.load()]}
+    parts: list[tuple[str, Callable[[], dict[str, float]]]] = [
+        ("start", lambda: asyncio.run(ready(options.rounds))),
+        ("first kernel", lambda: first(options.rounds)),
+        ("cells and forks", lambda: asyncio.run(in_cells(options.rounds))),
+        ("a displayed picture", lambda: asyncio.run(display(options.rounds))),
+        (f"{options.many} at once", lambda: asyncio.run(many(options.many))),
+    ]
+    for name, part in parts:
+        print(f"... {name}", file=sys.stderr, flush=True)
+        figures |= part()
+    figures["load"].append(cells.load())
     for name, value in figures.items():
-        print(f"{name:28} {value if isinstance(value, list) else format(value, '10.3f')}")
+        print(f"{name:32} {value if isinstance(value, list) else format(value, '10.3f')}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

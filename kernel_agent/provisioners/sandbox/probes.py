@@ -116,6 +116,13 @@ def choose(wanted: str = "auto", namespaces: str = "auto") -> Choice:
     )
 
 
+def probes() -> list[Probe]:
+    """Every way there is on this system, tried; the strongest first."""
+    ways = _ways("auto", "auto")
+    elsewhere = How.SEATBELT if sys.platform != "darwin" else None
+    return [probe(level, how) for level, how in ways if how is not elsewhere]
+
+
 def likely(wanted: str = "auto", namespaces: str = "auto") -> Choice:
     """What `choose` will most likely find, without trying anything: a kernel can be started while that is found out."""
     if wanted == Level.NONE:
