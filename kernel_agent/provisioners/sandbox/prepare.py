@@ -64,13 +64,15 @@ def prepare(
         if level is Level.MEDIUM:
             os.chown(inner, user, user)
             inner.chmod(0o700)
+    paths, links = readable(extra_readable)
     return Plan(
         level=level,
         namespaces=namespaces and level is Level.STRONG,
         folder=str(folder),
         connection_file=str(folder / connection_file.name),
         scratch=str(inner),
-        readable=readable(extra_readable),
+        readable=paths,
+        links=links,
         fonts=fonts(),
         user=user,
         keep_reading=user is not None and level is Level.MEDIUM and not _open_to_all(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import sysconfig
@@ -24,8 +25,9 @@ _MOST_LINKS = 1000
 _PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 
 
-def readable(extra: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Paths for `Plan.readable`, for kernels that run this interpreter with this `sys.path`.
+@functools.cache
+def readable(extra: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Values for `Plan.readable` and `Plan.links`, for kernels that run this interpreter with this `sys.path`.
 
     Of a source tree on `sys.path` (an editable install) only this package is readable, not the tree, which may hold
     secrets: name others in `extra`.
@@ -37,7 +39,8 @@ def readable(extra: tuple[str, ...] = ()) -> tuple[str, ...]:
     home = Path.home()
     found += [str(home / name) for name in (".fonts", ".local/share/fonts", ".cache/matplotlib")]
     found += _interpreter()
-    return tuple(dict.fromkeys(path for path in _with_targets(found) if path != os.sep and os.path.lexists(path)))
+    links, paths = resolved(path for path in found if path.startswith(os.sep) and path != os.sep)
+    return tuple(paths), tuple(links.items())
 
 
 def resolved(paths: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -74,10 +77,3 @@ def _interpreter() -> list[str]:
         chain.append(str(path))
         path = path.parent / path.readlink()
     return [*chain, str(path)]
-
-
-def _with_targets(paths: list[str]) -> list[str]:
-    """Each path, and what it is when links are followed."""
-    return [
-        name for path in paths if path.startswith(os.sep) for name in (os.path.normpath(path), os.path.realpath(path))
-    ]

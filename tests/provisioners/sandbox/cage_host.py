@@ -54,7 +54,12 @@ def main() -> None:
         leak = os.open(secret, os.O_RDONLY)
         os.set_inheritable(leak, True)
         plan = prepare(
-            level, connection_file=connection, scratch=scratch, namespaces=order["how"] == "namespaces", user=user, memory_mb=256
+            level,
+            connection_file=connection,
+            scratch=scratch,
+            namespaces=order["how"] == "namespaces",
+            user=user,
+            memory_mb=256,
         )
         plan = replace(plan, **order["limits"])
         known = {"secret": str(secret), "address": f"{name}/socket", "outside": name, "host": os.getpid()}

@@ -128,7 +128,12 @@ def pythons() -> Iterator[Callable[[str], Python]]:
         folder.chmod(0o755)
         package = Path(kernel_agent.__file__).parent
         shutil.copytree(package, folder / "kernel_agent", ignore=shutil.ignore_patterns("embedded", "__pycache__"))
-        env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+        env = {
+            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+            "PYTHONPATH": name,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LANG": "C.UTF-8",
+        }
 
         def made(who: str) -> Python:
             if who == "root":
@@ -140,6 +145,13 @@ def pythons() -> Iterator[Callable[[str], Python]]:
             return Python(program=program, env=env | {"HOME": "/nonexistent"}, uid=ORDINARY)
 
         yield made
+
+
+@pytest.fixture(params=WAYS, ids=" ".join)
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Level, and the way to it."""
+    found: tuple[str, str] = request.param
+    return found
 
 
 @pytest.fixture(params=WHO)

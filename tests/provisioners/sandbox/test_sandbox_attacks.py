@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import sys
 
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's own layers")
-REFUSED = {"EPERM", "EACCES", "ENOENT", "EROFS", "ESRCH", "ENOSYS", "EAFNOSUPPORT", "EBUSY", "ENETUNREACH", "EXDEV", "EINVAL"}
+REFUSED = {
+    "EPERM",
+    "EACCES",
+    "ENOENT",
+    "EROFS",
+    "ESRCH",
+    "ENOSYS",
+    "EAFNOSUPPORT",
+    "EBUSY",
+    "ENETUNREACH",
+    "EXDEV",
+    "EINVAL",
+}
 NUMBERS = {
     "x86_64": {"ptrace": 101, "keyctl": 250, "readv": 310, "unshare": 272, "io_uring": 425, "memfd": 319, "mount": 165,
                "clone3": 435, "bpf": 321, "perf": 298, "userfault": 323, "shmget": 29, "handle": 304, "setns": 308},
@@ -135,8 +148,6 @@ def test_network_and_sockets(cage):
 
 
 def test_abstract_sockets_of_the_host(cage, tmp_path):
-    import socket
-
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("\0codevision-test")
         server.listen()
