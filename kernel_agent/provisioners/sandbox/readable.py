@@ -36,7 +36,7 @@ def readable(extra: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[tuple[
     found += [sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix, str(Path(__file__).parents[2])]
     found += [path for path in (sysconfig.get_config_var("LIBDIR"),) if path]
     found += [str(entry) for entry in map(Path, sys.path) if entry.name in _PACKAGE_FOLDERS or entry.is_file()]
-    home = Path.home()
+    home = Path.home() if home_known() else Path("/nonexistent")
     found += [str(home / name) for name in (".fonts", ".local/share/fonts", ".cache/matplotlib")]
     found += _interpreter()
     links, paths = resolved(path for path in found if path.startswith(os.sep) and path != os.sep)
@@ -63,9 +63,16 @@ def resolved(paths: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     return {link: target for link, target in links.items() if link not in inside}, kept
 
 
+def home_known() -> bool:
+    """Whether this process has a home: a uid that no account has may have none."""
+    return os.path.expanduser("~").startswith(os.sep)  # noqa: PTH111 (that one raises)
+
+
 def fonts() -> str:
     """Folder with matplotlib's list of fonts; "" where it made none yet."""
-    folder = Path(os.environ.get("MPLCONFIGDIR") or Path.home() / ".cache/matplotlib")
+    if not (own := os.environ.get("MPLCONFIGDIR")) and not home_known():
+        return ""
+    folder = Path(own or Path.home() / ".cache/matplotlib")
     return str(folder) if any(folder.glob("fontlist-*.json")) else ""
 
 

@@ -79,7 +79,7 @@ def told(server: subprocess.Popen[str], count: int) -> dict[str, int]:
 
 def of_group(group: int) -> list[int]:
     found = []
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit():
             try:
                 fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
