@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +152,10 @@ def test_a_control_group_limits_where_one_can_be_made():
         process.kill()
         group.remove()
     assert not group.folder.exists()
+
+
+def test_a_process_that_ends_leaves_no_group():
+    code = "from kernel_agent.provisioners.sandbox.cgroup import MemoryGroup; g = MemoryGroup.make(1 << 30); print(g and g.folder)"
+    folder = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert (folder != "None") == (hierarchy() is not None)
+    assert not Path(folder).exists()
