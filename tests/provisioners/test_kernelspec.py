@@ -94,7 +94,7 @@ def until(true: Callable[[], bool], seconds: float = 20) -> None:
 def warm_up() -> None:
     """The first kernel of a process is an ordinary one: have it behind us."""
     with Running("forked"):
-        until(lambda: "1 warm" in report().detail)
+        until(lambda: "warm" in report().detail)
 
 
 needs_fork = pytest.mark.skipif(bool(parents.unsupported()), reason="no fork server on this system")

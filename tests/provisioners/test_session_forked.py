@@ -27,7 +27,7 @@ globals().update({name: value for name, value in vars(_tests).items() if name.st
 def warm() -> object:
     """The first kernel is an ordinary one: have it behind us."""
     with Session(kernel=FORKED):
-        while "1 warm" not in report().detail:
+        while "warm" not in report().detail:
             time.sleep(0.05)
     yield
     close_parents()

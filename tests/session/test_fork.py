@@ -52,7 +52,7 @@ def trunk(request: pytest.FixtureRequest) -> Iterator[Session]:
         from kernel_agent.provisioners.zygote import report
 
         with session(fork=True):  # the first kernel of all is an ordinary one
-            while "1 warm" not in report().detail:
+            while "warm" not in report().detail:
                 time.sleep(0.05)
     pixels = np.random.default_rng(3).integers(0, 255, (40, 60, 3), np.uint8)
     with session(Image.fromarray(pixels), fork=request.param) as shared:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from kernel_agent.provisioners.sandbox.mounts import RUN
 from kernel_agent.provisioners.sandbox.plan import Plan
-from kernel_agent.provisioners.sandbox.readable import resolved
 
 _SHIELD = 'trap "" INT; exec "$0" "$@"'
 """Bubblewrap's own process is in the group that an interrupt is sent to, and would end; `enter` undoes it for the kernel."""
@@ -28,7 +27,7 @@ def prefix(plan: Plan) -> list[str]:
     if program is None:
         raise FileNotFoundError("bubblewrap (bwrap) is not installed")
     root = os.geteuid() == 0
-    links, paths = resolved((*plan.readable, "/etc/passwd", "/etc/group"))
+    paths, links = (*plan.readable, "/etc/passwd", "/etc/group"), dict(plan.links)
     arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if root:  # to become the spare user inside, which a user namespace would not let it
         arguments += ["--cap-drop", "ALL"]

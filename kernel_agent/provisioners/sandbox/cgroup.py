@@ -6,6 +6,7 @@ all of them (version 2).
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import itertools
@@ -17,6 +18,10 @@ from typing import Self
 
 _count = itertools.count()
 _REMOVE_SECONDS = 1.0
+_STALE_SECONDS = 60.0
+_PREFIX = "codevision-"
+_groups: set[MemoryGroup] = set()
+"""Those of this process: removed at its end, whoever forgot them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class MemoryGroup:
     def __init__(self, hierarchy: Hierarchy, memory_bytes: int) -> None:
         """Make it. Raises OSError."""
         self._hierarchy = hierarchy
-        self.folder = hierarchy.folder / f"codevision-{os.getpid()}-{next(_count)}"
+        self.folder = hierarchy.folder / f"{_PREFIX}{os.getpid()}-{next(_count)}"
         self.folder.mkdir()
         try:
             (self.folder / hierarchy.limit).write_text(str(memory_bytes))
@@ -44,6 +49,8 @@ class MemoryGroup:
         except OSError:
             self.folder.rmdir()
             raise
+        self._owner = os.getpid()
+        _groups.add(self)
 
     @classmethod
     def make(cls, memory_bytes: int) -> Self | None:
@@ -70,7 +77,10 @@ class MemoryGroup:
         return 0
 
     def remove(self) -> None:
-        """Kill what is in it, and remove it."""
+        """Kill what is in it, and remove it. Takes up to a second where a process is slow to die."""
+        _groups.discard(self)
+        if self._owner != os.getpid():  # a forked copy's
+            return
         until = time.monotonic() + _REMOVE_SECONDS
         while time.monotonic() < until:
             with contextlib.suppress(OSError):
@@ -94,8 +104,26 @@ def hierarchy() -> Hierarchy | None:
         except OSError:
             continue
         group.remove()
+        _sweep(found.folder)
         return found
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove empty groups of processes that were killed (one with a process in it cannot be removed)."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            dead = not Path(f"/proc/{int(left.name.split('-')[1])}").exists()
+            if dead and time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                left.rmdir()
+
+
+def _remove_all() -> None:
+    for group in list(_groups):
+        group.remove()
+
+
+atexit.register(_remove_all)
 
 
 def _candidates() -> list[Hierarchy]:

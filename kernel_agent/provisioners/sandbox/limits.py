@@ -1,6 +1,7 @@
 """Limits that Linux holds for every process on its own.
 
-RLIMIT_NPROC counts all processes and threads of a uid in a user namespace: it is set only where those are one kernel's.
+RLIMIT_NPROC counts all processes and threads of a uid in a user namespace (since Linux 5.14; of a uid before): it is set only
+where those are one kernel's.
 """
 
 from __future__ import annotations

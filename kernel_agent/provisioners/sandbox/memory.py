@@ -5,7 +5,9 @@ looks often at those that do something and once a second at the others. Over the
 `MemoryCap.reason` says why. The cap is for a tree: within one process, the limit on address space (`limits`) comes first and is a
 MemoryError.
 
-Not guaranteed: between two looks (`BUSY_SECONDS`) a process can take more than the cap, as fast as the machine gives out pages.
+Not guaranteed: between two looks (`BUSY_SECONDS`; `IDLE_SECONDS` for a kernel that begins to work without `wake`) a process can
+take more than the cap, as fast as the machine gives out pages. Files in a tmpfs count in a control group only (their own size is
+limited). A process that left both the tree and the group of a MEDIUM kernel is not counted.
 Memory of the fork server that kernels share is divided among them.
 """
 
@@ -23,6 +25,7 @@ from kernel_agent.provisioners.sandbox.processes import activity, groups, propor
 
 BUSY_SECONDS = 0.05
 IDLE_SECONDS = 1.0
+AWAKE_SECONDS = 2.0
 _MIB = 1 << 20
 
 
@@ -53,7 +56,9 @@ class MemoryCap:
         self.reason = ""
         self._killed = killed
         self._cgroup: MemoryGroup | None = None
-        self._seen: tuple[str, ...] | None = None
+        self._family: list[int] = []
+        self._seen: list[tuple[str, ...] | None] = []
+        self._awake_until = 0.0
         self.due = 0.0
 
     def start(self) -> None:
@@ -81,10 +86,14 @@ class MemoryCap:
 
     def look(self, members: Callable[[], dict[int, set[int]]]) -> float:
         """Look once, and kill if there is cause. Returns seconds until the next look. `members`: all process groups."""
-        now = activity(self.pid)
+        pause = BUSY_SECONDS if time.monotonic() < self._awake_until else IDLE_SECONDS
+        if self._family and [activity(pid) for pid in self._family] == self._seen:
+            return pause
         family = tree(self.pid)
         if self.group is not None:
             family |= members().get(self.group, set())
+        self._family = sorted(family)
+        self._seen = [activity(pid) for pid in self._family]  # before the sizes: a later change leads to another look
         used = resident(family)
         if used > self.memory_bytes:
             used = proportional(family)
@@ -92,13 +101,11 @@ class MemoryCap:
             self._kill(family, self._words(used))
         elif len(family) > self.processes:
             self._kill(family, f"processes: {len(family)} of {self.processes}")
-        # more than one process: children may work while the kernel waits
-        quiet = now == self._seen and len(family) < 3
-        self._seen = now
-        return IDLE_SECONDS if quiet else BUSY_SECONDS
+        return BUSY_SECONDS
 
     def wake(self) -> None:
-        """A cell is about to run: look often from now on."""
+        """A cell is about to run: look often for a while, though nothing seems to happen."""
+        self._awake_until = time.monotonic() + AWAKE_SECONDS
         self.due = 0.0
         _watch.wake()
 

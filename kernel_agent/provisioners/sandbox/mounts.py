@@ -14,7 +14,6 @@ import stat
 from pathlib import Path
 
 from kernel_agent.provisioners.sandbox.plan import Plan
-from kernel_agent.provisioners.sandbox.readable import resolved
 from kernel_agent.provisioners.sandbox.syscalls import call, checked, libc
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -23,7 +22,6 @@ ROOT_BYTES, ROOT_FILES = 4 << 20, 16384
 RUN = "/run/kernel"
 """Where the run folder is mounted; its own path is a link to here. Beneath a folder that may be written to, such as /tmp, it
 would be writable too: Landlock's rights hold for all that is below."""
-_DATA = "/.data"
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
 _MS_REC_PRIVATE = 0x4000 | 1 << 18
 _MNT_DETACH = 2
@@ -40,8 +38,7 @@ def build(plan: Plan) -> None:
     """Make the root and move into it. Raises OSError."""
     _mount(None, "/", None, _MS_REC_PRIVATE)
     # opened first: the new root covers the run folder, whatever that is below
-    links, paths = resolved(plan.readable)
-    trees = [(path, _tree(path, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)) for path in paths]
+    trees = [(path, _tree(path, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)) for path in plan.readable]
     trees += [(f"/dev/{name}", _tree(f"/dev/{name}", _ATTR_NOSUID)) for name in DEVICES]
     trees.append((RUN, _tree(plan.folder, _ATTR_NOSUID | _ATTR_NODEV)))
     if os.path.lexists(plan.connection_file):
@@ -51,7 +48,7 @@ def build(plan: Plan) -> None:
     _tmpfs(root, ROOT_BYTES, ROOT_FILES)
     os.chdir(root)
     _data(plan, root)
-    for path, target in links.items():
+    for path, target in plan.links:
         _place(root + path).symlink_to(target)
     for path, tree in trees:
         _attach(tree, root + path)
@@ -98,16 +95,15 @@ def _tmpfs(place: str, size: int, files: int) -> None:
 def _data(plan: Plan, root: str) -> None:
     """One tmpfs for all that is written: its size bounds the sum."""
     owner = os.geteuid() if plan.user is None else plan.user
-    Path(root + _DATA).mkdir()
-    _tmpfs(root + _DATA, plan.tmp_bytes, plan.tmp_files)
-    for name, place in (("scratch", plan.scratch), ("tmp", "/tmp"), ("shm", "/dev/shm")):
-        source = Path(f"{root}{_DATA}/{name}")
-        source.mkdir(mode=0o700)
+    _place(root + plan.scratch).mkdir()
+    _tmpfs(root + plan.scratch, plan.tmp_bytes, plan.tmp_files)
+    for name, place in ((".", None), (".tmp", "/tmp"), (".shm", "/dev/shm")):
+        source = Path(root + plan.scratch) / name
+        source.mkdir(mode=0o700, exist_ok=True)
         os.chown(source, owner, owner if plan.user is not None else -1)
-        _place(root + place).mkdir()
-        _mount(str(source), root + place, None, _MS_BIND)
-    checked(libc.umount2(os.fsencode(root + _DATA), _MNT_DETACH), "umount2")
-    Path(root + _DATA).rmdir()
+        if place:
+            _place(root + place).mkdir()
+            _mount(str(source), root + place, None, _MS_BIND)
 
 
 def _generate(plan: Plan, root: str) -> None:

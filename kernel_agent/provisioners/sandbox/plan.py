@@ -22,7 +22,8 @@ class Plan:
         connection_file: the file in it that the kernel reads and may not change.
         scratch: holds work/, ipython/, tmp/ and matplotlib/. STRONG: a path inside the sandbox, on a sized tmpfs; MEDIUM: a
             folder of the host's.
-        readable: files and folders to read and execute from; what is missing is left out.
+        readable: files and folders to read and execute from, without links on the way and none within another.
+        links: links, and what they say, by which those are also found.
         fonts: folder with matplotlib's list of fonts, which saves a kernel the search for them; "" for none.
         user: uid and gid to become (started as root), None to stay.
         keep_reading: as root only: keep the capability to read what the new uid may not (an interpreter under /root);
@@ -40,6 +41,7 @@ class Plan:
     connection_file: str
     scratch: str
     readable: tuple[str, ...]
+    links: tuple[tuple[str, str], ...] = ()
     namespaces: bool = False
     fonts: str = ""
     user: int | None = None
@@ -71,4 +73,5 @@ class Plan:
         values: dict[str, Any] = json.loads(text)
         if unknown := values.keys() - {field.name for field in fields(cls)}:
             raise ValueError(f"a sandbox plan has no field {', '.join(sorted(unknown))}")
-        return cls(**values | {"level": Level(values["level"]), "readable": tuple(values["readable"])})
+        links = tuple((link, target) for link, target in values["links"])
+        return cls(**values | {"level": Level(values["level"]), "readable": tuple(values["readable"]), "links": links})

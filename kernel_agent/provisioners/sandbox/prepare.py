@@ -64,13 +64,15 @@ def prepare(
         if level is Level.MEDIUM:
             os.chown(inner, user, user)
             inner.chmod(0o700)
+    paths, links = readable(extra_readable)
     return Plan(
         level=level,
         namespaces=namespaces and level is Level.STRONG,
         folder=str(folder),
         connection_file=str(folder / connection_file.name),
         scratch=str(inner),
-        readable=readable(extra_readable),
+        readable=paths,
+        links=links,
         fonts=fonts(),
         user=user,
         keep_reading=user is not None and level is Level.MEDIUM and not _open_to_all(),
@@ -78,12 +80,16 @@ def prepare(
     )
 
 
+def clean(env: Mapping[str, str]) -> dict[str, str]:
+    """Of an environment, what Python and its libraries need, and no key or token: what a fork server may be started with."""
+    return {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
+
+
 def environment(plan: Plan, env: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The kernel's whole environment: of the host's only what Python and its libraries need, no key or token; and `extra`.
+    """The kernel's whole environment: what is `clean` of the host's, what the plan says, and `extra`.
 
     A process's first environment stays readable in /proc: the fork server, too, must be started with a clean one.
     """
-    kept = {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
     own = {
         "HOME": plan.work,
         "TMPDIR": "/tmp" if plan.level is Level.STRONG else f"{plan.scratch}/tmp",
@@ -93,7 +99,7 @@ def environment(plan: Plan, env: Mapping[str, str], extra: Mapping[str, str] | N
         # 1: no watch over the parent's id, which has no meaning in another namespace; the kernel dies with it anyway
         "JPY_PARENT_PID": "1",
     }
-    return kept | own | dict(extra or {})
+    return clean(env) | own | dict(extra or {})
 
 
 def command(plan: Plan, arguments: Sequence[str] = (), *, interpreter: Sequence[str] = (sys.executable,)) -> list[str]:

@@ -24,6 +24,7 @@ from kernel_agent.errors import KernelError
 from kernel_agent.provisioners.sandbox import bwrap, container, seatbelt, users
 from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.prepare import clear, environment, prepare
+from kernel_agent.provisioners.sandbox.readable import home_known
 from kernel_agent.provisioners.sandbox.spawn import spawn
 
 _SECONDS = 20.0
@@ -179,7 +180,7 @@ def _engine() -> str:
 def _trial(level: Level, how: How) -> str:
     """What a process at this level can do that it may not, or why it could not be started; "" where it holds."""
     user = users.lease() if how is not How.SEATBELT else None
-    with tempfile.TemporaryDirectory(prefix="cv-", dir=Path.home() if _writable(Path.home()) else None) as secrets:
+    with tempfile.TemporaryDirectory(prefix="cv-", dir=_home()) as secrets:
         secret = Path(secrets) / "secret"
         secret.write_text("of the host")
         with tempfile.TemporaryDirectory(prefix="cv-") as name, socket.socket(socket.AF_UNIX) as server:
@@ -229,5 +230,6 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _writable(folder: Path) -> bool:
-    return folder.is_dir() and os.access(folder, os.W_OK)
+def _home() -> Path | None:
+    """Where secrets usually are; None: the folder for temporary files."""
+    return Path.home() if home_known() and Path.home().is_dir() and os.access(Path.home(), os.W_OK) else None

@@ -33,10 +33,13 @@ def groups() -> dict[int, set[int]]:
 
 
 def activity(pid: int) -> tuple[str, ...] | None:
-    """Its CPU time and its children's that ended, and its resident size: what changes when it does something. None: it is gone."""
+    """Page faults, CPU time (its own and of children that ended), resident size: what changes when it does something.
+
+    None: it is gone.
+    """
     try:
         fields = _stat(pid)
-        return None if fields[0] == "Z" else (*fields[11:15], fields[21])
+        return None if fields[0] == "Z" else (fields[7], *fields[11:15], fields[21])
     except (OSError, IndexError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import sysconfig
@@ -24,8 +25,9 @@ _MOST_LINKS = 1000
 _PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 
 
-def readable(extra: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Paths for `Plan.readable`, for kernels that run this interpreter with this `sys.path`.
+@functools.cache
+def readable(extra: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Values for `Plan.readable` and `Plan.links`, for kernels that run this interpreter with this `sys.path`.
 
     Of a source tree on `sys.path` (an editable install) only this package is readable, not the tree, which may hold
     secrets: name others in `extra`.
@@ -34,10 +36,11 @@ def readable(extra: tuple[str, ...] = ()) -> tuple[str, ...]:
     found += [sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix, str(Path(__file__).parents[2])]
     found += [path for path in (sysconfig.get_config_var("LIBDIR"),) if path]
     found += [str(entry) for entry in map(Path, sys.path) if entry.name in _PACKAGE_FOLDERS or entry.is_file()]
-    home = Path.home()
+    home = Path.home() if home_known() else Path("/nonexistent")
     found += [str(home / name) for name in (".fonts", ".local/share/fonts", ".cache/matplotlib")]
     found += _interpreter()
-    return tuple(dict.fromkeys(path for path in _with_targets(found) if path != os.sep and os.path.lexists(path)))
+    links, paths = resolved(path for path in found if path.startswith(os.sep) and path != os.sep)
+    return tuple(paths), tuple(links.items())
 
 
 def resolved(paths: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -60,9 +63,16 @@ def resolved(paths: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     return {link: target for link, target in links.items() if link not in inside}, kept
 
 
+def home_known() -> bool:
+    """Whether this process has a home: a uid that no account has may have none."""
+    return os.path.expanduser("~").startswith(os.sep)  # noqa: PTH111 (that one raises)
+
+
 def fonts() -> str:
     """Folder with matplotlib's list of fonts; "" where it made none yet."""
-    folder = Path(os.environ.get("MPLCONFIGDIR") or Path.home() / ".cache/matplotlib")
+    if not (own := os.environ.get("MPLCONFIGDIR")) and not home_known():
+        return ""
+    folder = Path(own or Path.home() / ".cache/matplotlib")
     return str(folder) if any(folder.glob("fontlist-*.json")) else ""
 
 
@@ -74,10 +84,3 @@ def _interpreter() -> list[str]:
         chain.append(str(path))
         path = path.parent / path.readlink()
     return [*chain, str(path)]
-
-
-def _with_targets(paths: list[str]) -> list[str]:
-    """Each path, and what it is when links are followed."""
-    return [
-        name for path in paths if path.startswith(os.sep) for name in (os.path.normpath(path), os.path.realpath(path))
-    ]

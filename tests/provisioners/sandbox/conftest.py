@@ -123,9 +123,12 @@ report("""
 @pytest.fixture(scope="session")
 def pythons() -> Iterator[Callable[[str], Python]]:
     """For "root" this interpreter; for "user" one that every user can reach, with a copy of the package that every user can read."""
-    with TemporaryDirectory(prefix="cv-package-") as name:
+    with TemporaryDirectory(prefix="cv-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        temporary.chmod(0o1777)
         package = Path(kernel_agent.__file__).parent
         shutil.copytree(package, folder / "kernel_agent", ignore=shutil.ignore_patterns("embedded", "__pycache__"))
         env = {
@@ -133,6 +136,7 @@ def pythons() -> Iterator[Callable[[str], Python]]:
             "PYTHONPATH": name,
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
+            "TMPDIR": str(temporary),
         }
 
         def made(who: str) -> Python:
@@ -145,6 +149,13 @@ def pythons() -> Iterator[Callable[[str], Python]]:
             return Python(program=program, env=env | {"HOME": "/nonexistent"}, uid=ORDINARY)
 
         yield made
+
+
+@pytest.fixture(params=WAYS, ids=" ".join)
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Level, and the way to it."""
+    found: tuple[str, str] = request.param
+    return found
 
 
 @pytest.fixture(params=WHO)

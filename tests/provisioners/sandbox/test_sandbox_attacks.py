@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import sys
 
 import pytest
@@ -147,8 +148,6 @@ def test_network_and_sockets(cage):
 
 
 def test_abstract_sockets_of_the_host(cage, tmp_path):
-    import socket
-
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("\0codevision-test")
         server.listen()
