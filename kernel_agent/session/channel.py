@@ -127,7 +127,7 @@ class KernelChannel:
         except (TimeoutError, KernelDied, WireError, OSError) as error:
             await self.stop()
             raise KernelError(
-                f"The kernel did not start ({error or f'no answer in {seconds:.0f} s'}). "
+                f"The kernel did not start ({str(error) or f'no answer in {seconds:.1f} s'}). "
                 f"Its last words: {self.last_words!r}. Run `codevision doctor` to see what this machine lacks."
             ) from error
         except BaseException:  # a cancel among them: no process, task or socket stays

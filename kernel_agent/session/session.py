@@ -216,7 +216,7 @@ class Session:
             async with asyncio.timeout(60):
                 reply = await self._channel.execute(code, lambda message: None, silent=True, buffers=pixels)
         except (TimeoutError, KernelDied) as error:
-            raise KernelError(f"The kernel could not take the images: {error or 'no answer in 60 s'}.") from error
+            raise KernelError(f"The kernel could not take the images: {str(error) or 'no answer in 60 s'}.") from error
         if reply["content"]["status"] != "ok":
             raise KernelError(f"The kernel could not be set up: {reply['content'].get('evalue')}.")
 
@@ -518,7 +518,7 @@ class Session:
                 except (TimeoutError, KernelDied) as error:
                     raise KernelError(
                         f"The kernel's state could not be brought back: cell {number} did not run again "
-                        f"({error or 'timeout'}). Start a new session from the images."
+                        f"({str(error) or 'timeout'}). Start a new session from the images."
                     ) from error
                 pairs = zip(cell.images, again.images, strict=False)
                 differing = [old.name for old, new in pairs if old.pixel_sha256 != new.pixel_sha256]
