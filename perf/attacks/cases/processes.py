@@ -382,7 +382,7 @@ def _driver_killed(scene: Scene, code: str) -> tuple[str, list[int]]:
     return mark, below
 
 
-def _there(pids: list[int]) -> list[int]:
+def still_there(pids: list[int]) -> list[int]:
     left = []
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -397,8 +397,8 @@ def driver_killed(scene: Scene) -> str:
     _, below = _driver_killed(scene, "1")
     if below == [-1]:
         return "the host process to be killed did not start"
-    gone = eventually(lambda: not _there(below), 3)
-    left = _there(below)
+    gone = eventually(lambda: not still_there(below), 3)
+    left = still_there(below)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     return "" if gone else f"{len(left)} processes are left"
