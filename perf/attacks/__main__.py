@@ -38,7 +38,7 @@ def run_profile(profile: Profile, options: argparse.Namespace) -> tuple[list[Out
     done: list[Outcome] = []
     with Host(profile, controls=options.controls) as host:
         for case in all_cases().values():
-            if options.case and case.name not in options.case or options.group and case.group not in options.group:
+            if (options.case and case.name not in options.case) or (options.group and case.group not in options.group):
                 continue
             try:
                 outcome = host.run(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import time
@@ -64,8 +65,7 @@ class Scene:
     def victim(self) -> Victim:
         """A process outside, of the user that the host sees the kernel's code run as."""
         if self._victim is None:
-            uid = int(status_line(self.inner_pid(self.session), "Uid").split()[0])
-            self._victim = Victim(uid)
+            self._victim = Victim(self.kernel_uid())
         return self._victim
 
     @contextlib.contextmanager
@@ -100,7 +100,7 @@ class Scene:
             if damaged or name == "_shared":
                 session.cells.clear()  # a replay would attack again
             if damaged:
-                session.close()
+                session.__exit__(None, None, None)
                 setattr(self, name, None)
         return f"{' and '.join(problems)} did not go on rightly" if problems else ""
 
@@ -108,7 +108,7 @@ class Scene:
         """Close everything."""
         for session in (self._shared, self._other):
             if session is not None:
-                session.close()
+                session.__exit__(None, None, None)
         if self._victim is not None:
             self._victim.close()
 
@@ -132,14 +132,20 @@ class Scene:
                     return pid
         raise NotIsolated("the process that runs the cells cannot be found")
 
+    def kernel_uid(self) -> int:
+        """The user that the host sees the code run as; this one's where a container engine runs it."""
+        if self.profile.level is Isolation.CONTAINER:
+            return os.getuid()
+        return int(status_line(self.inner_pid(self.session), "Uid").split()[0])
+
     def check_isolated(self) -> None:
         """Raise NotIsolated where the kernel shows no sign, from outside, of what its level is made of."""
         level = self.profile.level
         if self.session.isolation != level:
             raise NotIsolated(f"asked for {level}, got a kernel that says {self.session.isolation}")
-        pid = self.inner_pid(self.session)
-        if level is Isolation.NONE:
+        if level in (Isolation.NONE, Isolation.CONTAINER):
             return
+        pid = self.inner_pid(self.session)
         if status_line(pid, "Seccomp") != "2" or status_line(pid, "NoNewPrivs") != "1":
             raise NotIsolated("no seccomp filter on the process that runs the cells")
         if level is Isolation.STRONG and any(

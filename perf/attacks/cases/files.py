@@ -10,7 +10,6 @@ from pathlib import Path
 from PIL import Image
 
 from perf.attacks.case import EVERYWHERE, SANDBOXED, Result, case
-from perf.attacks.host import status_line
 from perf.attacks.scene import Scene, recovers, said
 from perf.attacks.world import World
 
@@ -175,7 +174,7 @@ def names(scene: Scene) -> str:
 def _changed(scene: Scene, code: str) -> str:
     path = scene.world.file(scene.world.folder / "owned" / "canary")
     if os.geteuid() == 0:
-        uid = int(status_line(scene.inner_pid(scene.session), "Uid").split()[0])
+        uid = scene.kernel_uid()
         os.chown(path, uid, uid)
         os.chown(path.parent, uid, uid)
 

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from perf.attacks.case import NAMESPACED, SANDBOXED, Result, case
-from perf.attacks.scene import Scene
+from perf.attacks.scene import Scene, said
 
 HIT = """
 import socket
@@ -54,7 +55,7 @@ print("connect", submit(struct.pack("<BBHiQQ", 16, 0, 0, made, 16, ctypes.addres
 METADATA_ADDRESS = "169.254.169.254"
 
 
-def arrived(scene: Scene, code: str, **values: object) -> str:
+def arrived(scene: Scene, code: str, **values: Any) -> str:
     scene.world.ears.heard()
     scene.run(code, **values)
     heard = scene.world.ears.heard()
@@ -89,7 +90,9 @@ def udp(scene: Scene) -> str:
 @case("DNS", Result.BLOCKED, SANDBOXED)
 def dns(scene: Scene) -> str:
     """No query reaches a name server, so no secret leaves in a name."""
-    code = HIT + """
+    code = (
+        HIT
+        + """
 query = b"\\x12\\x34\\x01\\0\\0\\1\\0\\0\\0\\0\\0\\0" + b"\\x06canary\\x07invalid\\0\\0\\1\\0\\1"
 try:
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -97,6 +100,7 @@ try:
     s.sendmsg([query], [], 0, ("127.0.0.1", port))
 except Exception as error: print(error)
 """
+    )
     return arrived(scene, code, port=scene.world.ears.port("udp"))
 
 
@@ -162,10 +166,13 @@ def unix_datagram(scene: Scene) -> str:
 @case("netlink/vsock", Result.BLOCKED, SANDBOXED)
 def netlink(scene: Scene) -> str:
     """Neither the kernel's netlink bus nor a virtual machine's vsock carries anything out."""
-    code = HIT + """
+    code = (
+        HIT
+        + """
 hit(socket.AF_NETLINK, socket.SOCK_DGRAM, (netlink, 0), 2)
 if vsock: hit(socket.AF_VSOCK, socket.SOCK_STREAM, (1, vsock))
 """
+    )
     ears = scene.world.ears
     return arrived(scene, code, netlink=ears.port("netlink"), vsock=ears.port("vsock"))
 
@@ -184,8 +191,6 @@ for name in ("dev", "tcp", "unix", "route"):
     try: print(open("/proc/net/" + name).read()[-6000:])
     except OSError as error: print(error.strerror)
 """
-    from perf.attacks.scene import said
-
     text = said(scene.run(code))
     port = f"0100007F:{scene.world.ears.port('tcp'):04X}"
     return "the host's connections are seen" if port in text or scene.world.ears.path in text else ""

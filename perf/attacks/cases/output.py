@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from typing import Any
 
 from kernel_agent import Status
 from kernel_agent.types import TextOutput
@@ -47,7 +48,7 @@ def push(data):
 """
 
 
-def flood(scene: Scene, code: str, seconds: float = 12.0, **values: object) -> str:
+def flood(scene: Scene, code: str, seconds: float = 12.0, **values: Any) -> str:
     with scene.fresh() as session:
         used = int(status_line("self", "VmSize").split()[0]) * 1024
         before = resource.getrlimit(resource.RLIMIT_AS)
@@ -57,7 +58,7 @@ def flood(scene: Scene, code: str, seconds: float = 12.0, **values: object) -> s
                 cell = scene.run(code, session=session, seconds=seconds, **values)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, before)
-        if cell.seconds > seconds + 20:
+        if cell.seconds > seconds + 15:
             return f"the cell took {cell.seconds:.0f} s"
         if peaks.own_mb > HOST_MB:
             return f"the host process grew by {peaks.own_mb:.0f} MiB"
@@ -100,6 +101,20 @@ def descriptor(scene: Scene) -> str:
 def display(scene: Scene) -> str:
     """One message of 600 MB costs the host under 600 MiB, and the kernel at most."""
     return flood(scene, "display({'text/plain': 'x' * 600_000_000}, raw=True)")
+
+
+@case("long lines", Result.CONTAINED, EVERYWHERE, seconds=60)
+def long_lines(scene: Scene) -> str:
+    """4 MB without a line break, in an error, a display and a print, with and without carriage returns, cost no time."""
+    for text in ("'x' * 4_000_000", "'x\\r' * 2_000_000", "'\\x1b]' * 1_000_000"):
+        code = IN_KERNEL + (
+            f"text = {text}\nprint(text); display({{'text/plain': text}}, raw=True)\n"
+            "error = {'ename': text, 'evalue': text, 'traceback': [text]}\n"
+            "session.send(iopub, 'error', error, parent=parent, ident=b'error')"
+        )
+        if problem := flood(scene, code, 8):
+            return f"{text}: {problem}"
+    return ""
 
 
 @case("many displays", Result.CONTAINED, EVERYWHERE, seconds=60)
@@ -172,7 +187,9 @@ def replayed(scene: Scene) -> str:
 @case("wrong types", Result.CONTAINED, EVERYWHERE)
 def wrong_types(scene: Scene) -> str:
     """Well signed messages whose fields are of wrong types, missing or absurd cost the kernel at most."""
-    code = IN_KERNEL + """
+    code = (
+        IN_KERNEL
+        + """
 import json
 def send(header, parent_header, metadata, content):
     parts = [json.dumps(part).encode() for part in (header, parent_header, metadata, content)]
@@ -198,6 +215,7 @@ parts = [json.dumps(header).encode(), json.dumps(up).encode(), b"{}", deep]
 iopub.send_multipart([b"x", b"<IDS|MSG>", session.sign(parts), *parts])
 iopub.send_multipart([b"<IDS|MSG>"]); iopub.send_multipart([b"", b""]); iopub.send_multipart([bytes(50)])
 """
+    )
     return quiet(scene, code)
 
 
@@ -223,7 +241,9 @@ def wrong_reply(scene: Scene) -> str:
 @case("lone surrogates", Result.CONTAINED, EVERYWHERE)
 def surrogates(scene: Scene) -> str:
     """Text that no encoder takes arrives as text that can be saved, from print, display, errors and raw messages."""
-    code = IN_KERNEL + """
+    code = (
+        IN_KERNEL
+        + """
 import json
 print("\\ud800 print")
 display({"text/plain": "\\udfff display"}, raw=True)
@@ -232,6 +252,7 @@ parts = [json.dumps(p, default=str).encode() for p in (header, parent["header"],
 iopub.send_multipart([b"stream", b"<IDS|MSG>", session.sign(parts), *parts])
 raise ValueError("\\udc80 error")
 """
+    )
     return quiet(scene, code, "\ud800", "\udfff", "\ud83d", "\udc80")
 
 
@@ -262,11 +283,14 @@ def hidden(scene: Scene) -> str:
 @case("future-cell injection", Result.BLOCKED, NOWHERE, control=True)
 def injection(scene: Scene) -> str:
     """Code of an earlier cell can write into a later one of the same kernel."""
-    code = IN_KERNEL + """
+    code = (
+        IN_KERNEL
+        + """
 def before(info):
     session.send(iopub, "stream", {"name": "stdout", "text": "injected"}, parent=kernel.get_parent(), ident=b"stream")
 get_ipython().events.register("pre_run_cell", before)
 """
+    )
     with scene.fresh() as session:
         scene.run(code, session=session)
         return "it wrote into a later cell" if "injected" in said(session.run("1")) else ""
@@ -275,7 +299,9 @@ get_ipython().events.register("pre_run_cell", before)
 @case("early idle", Result.CONTAINED, EVERYWHERE)
 def early_idle(scene: Scene) -> str:
     """A kernel that says it is done while the cell still runs gets no result of that cell into the next one."""
-    code = IN_KERNEL + """
+    code = (
+        IN_KERNEL
+        + """
 import sys, time
 session.send(iopub, "status", {"execution_state": "idle"}, parent=parent, ident=b"status")
 done = {"status": "ok", "execution_count": 1, "payload": [], "user_expressions": {}}
@@ -285,6 +311,7 @@ for stream in (getattr(kernel, "shell_stream", None), getattr(kernel, "shell_soc
 time.sleep(1.5)
 print("of the first cell"); sys.stdout.flush()
 """
+    )
     with scene.fresh() as session:
         scene.run(code, session=session, seconds=6)
         text = said(session.run("6 * 7", seconds=10))
@@ -316,7 +343,9 @@ def next_input(scene: Scene) -> str:
     """A cell that the code proposes is neither run nor recorded."""
     with scene.fresh() as session:
         effect = scene.world.folder / "proposed"
-        scene.run(f"get_ipython().set_next_input({f'open({str(effect)!r}, chr(119))'!r}, replace=True)", session=session)
+        scene.run(
+            f"get_ipython().set_next_input({f'open({str(effect)!r}, chr(119))'!r}, replace=True)", session=session
+        )
         session.run("1")
         return "it ran" if effect.exists() or len(session.cells) != 2 else recovers(session)
 

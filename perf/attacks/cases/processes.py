@@ -35,7 +35,9 @@ def attempt(what):
     except Exception as error: print(type(error).__name__, error)
 """
 
-PTRACE = LIBC + """
+PTRACE = (
+    LIBC
+    + """
 def trace():
     libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     call_ = libc.ptrace; call_.restype = ctypes.c_long
@@ -51,8 +53,11 @@ def trace():
         return out[:length]
 attempt(trace)
 """
+)
 
-READ_MEMORY = LIBC + """
+READ_MEMORY = (
+    LIBC
+    + """
 class Part(ctypes.Structure): _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 def vm_read():
     buffer = ctypes.create_string_buffer(length)
@@ -64,14 +69,18 @@ def memory_file():
         file.seek(address); return file.read(length)
 attempt(vm_read); attempt(memory_file)
 """
+)
 
-TAKE_DESCRIPTOR = LIBC + """
+TAKE_DESCRIPTOR = (
+    LIBC
+    + """
 def take():
     held = syscall(438, 438, os.pidfd_open(pid), descriptor, 0)
     return os.pread(held, 99, 0)
 def through_proc(): return open(f"/proc/{pid}/fd/{descriptor}").read()
 attempt(take); attempt(through_proc)
 """
+)
 
 ENVIRONMENTS = """
 import os
@@ -123,7 +132,9 @@ else:
     except Exception as error: print(type(error).__name__, error)
 """
 
-NEST = LIBC + """
+NEST = (
+    LIBC
+    + """
 import signal, time
 child = os.fork()
 if child == 0:
@@ -135,8 +146,11 @@ if child == 0:
     finally: os._exit(0)
 time.sleep(0.6)
 """
+)
 
-KEYS = LIBC + """
+KEYS = (
+    LIBC
+    + """
 def keys():
     buffer = ctypes.create_string_buffer(200)
     for ring in (-3, -4, -5):
@@ -148,8 +162,11 @@ def keys():
 attempt(keys)
 attempt(lambda: open("/proc/keys").read())
 """
+)
 
-RISKY = LIBC + """
+RISKY = (
+    LIBC
+    + """
 kept = []
 params = ctypes.create_string_buffer(160)
 for number in (
@@ -160,6 +177,7 @@ for number in (
     attempt(lambda: kept.append(syscall(*number)) or number[0])
 import time; time.sleep(0.1)
 """
+)
 
 DETACH = """
 import os, time
@@ -209,7 +227,11 @@ def kill_all(scene: Scene) -> str:
     scene.run("import os; os.kill(-1, 9)")
     if not victim.unhurt:
         return "the victim is dead"
-    return "" if said(other.run("kept")) == repr(scene.other_secret) and not other.cells[-1].events else "another session was hurt"
+    return (
+        ""
+        if said(other.run("kept")) == repr(scene.other_secret) and not other.cells[-1].events
+        else "another session was hurt"
+    )
 
 
 @case("ptrace", Result.BLOCKED, SANDBOXED)
@@ -248,7 +270,7 @@ def other_key(scene: Scene) -> str:
     """Another kernel's connection file, with the key to drive it, is not read."""
     channel = scene.other._channel
     assert channel is not None
-    key = channel._manager.session.key.decode()
+    key = bytes(channel._manager.session.key).decode()
     return scene.leak(DRIVE_OTHER.replace("if info is None:", "if True:"), key)
 
 
@@ -257,8 +279,7 @@ def other_socket(scene: Scene) -> str:
     """Even with another kernel's key and addresses, nothing runs in it."""
     channel = scene.other._channel
     assert channel is not None
-    info = channel._manager.get_connection_info()
-    info["key"] = info["key"].decode()
+    info = {**channel._manager.get_connection_info(), "key": bytes(channel._manager.session.key).decode()}
     info = {name: value for name, value in info.items() if isinstance(value, (str, int))}
     effect = scene.world.folder / "effect"
     effect.unlink(missing_ok=True)

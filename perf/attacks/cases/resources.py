@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from typing import Any
 
 from kernel_agent import Session
 from perf.attacks.case import EVERYWHERE, NAMESPACED, SANDBOXED, Result, case
@@ -79,7 +80,7 @@ def fork_bomb(scene: Scene) -> str:
     return problem or ("" if eventually(lambda: not marked(mark), 2) else "processes are left")
 
 
-def _memory(scene: Scene, code: str, *, shared: bool = False, **values: object) -> str:
+def _memory(scene: Scene, code: str, *, shared: bool = False, **values: Any) -> str:
     with scene.fresh(low_memory=True) as session:
         with scene.watching() as peaks:
             scene.run(code, session=session, seconds=12, mb=TRIED_MB, **values)
@@ -92,7 +93,9 @@ def _memory(scene: Scene, code: str, *, shared: bool = False, **values: object) 
 @case("RSS", Result.CONTAINED, SANDBOXED, harmful=True, seconds=60)
 def rss(scene: Scene) -> str:
     """Four times the memory allowed is not had, and the session goes on or recovers."""
-    return _memory(scene, "held = bytearray()\nfor _ in range(mb): held += b'x' * (1 << 20)\nimport time; time.sleep(1)")
+    return _memory(
+        scene, "held = bytearray()\nfor _ in range(mb): held += b'x' * (1 << 20)\nimport time; time.sleep(1)"
+    )
 
 
 @case("mmap", Result.CONTAINED, SANDBOXED, harmful=True, seconds=60)
