@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--group", action="append", help="only these groups")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
     parser.add_argument("--controls", action="store_true", help="try harmless attacks where nothing is claimed, too")
-    parser.add_argument("--jobs", type=int, default=1, help="profiles at a time (each disturbs the others' figures)")
+    parser.add_argument("--jobs", type=int, default=2, help="profiles at a time")
     parser.add_argument("--table", action="store_true", help="rewrite the table in docs/isolation.md")
     parser.add_argument("--as-user", help="run as this user (name or number); needs root and a --python of theirs")
     parser.add_argument("--python", default=sys.executable, help="interpreter for --as-user")

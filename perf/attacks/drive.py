@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Self
 
@@ -19,6 +21,9 @@ from perf.attacks.profiles import Profile
 from perf.attacks.world import sweep
 
 START_SECONDS = 90.0
+
+
+_machine = threading.Lock()
 
 
 class Unavailable(Exception):
@@ -77,8 +82,12 @@ class Host:
             raise RuntimeError(f"The host process of {self.profile.name} did not start: {answer['lost']}")
 
     def run(self, case: Case) -> Outcome:
-        """One case. Raises Unavailable."""
+        """One case. Raises Unavailable. Of attacks on the machine itself one runs at a time in this process."""
         self.start()
+        with _machine if case.harmful else contextlib.nullcontext():
+            return self._run(case)
+
+    def _run(self, case: Case) -> Outcome:
         assert self._process is not None
         assert self._process.stdin is not None
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kernel_agent import Session
 from perf.attacks.case import EVERYWHERE, NAMESPACED, SANDBOXED, Result, case
+from perf.attacks.cases.processes import still_there
 from perf.attacks.scene import LOW_MEMORY_MB, Scene, eventually, marked, marker, recovers
 
 SLACK_MB = 700
@@ -158,7 +159,7 @@ def crumbs(scene: Scene) -> str:
         return f"{peaks.files} files on the host's disk" if peaks.files > 200_000 else recovers(session)
 
 
-def _recovers_from(scene: Scene, code: str, seconds: float = 2.0) -> str:
+def _recovers_from(scene: Scene, code: str, seconds: float = 1.0) -> str:
     with scene.fresh() as session:
         session.run("kept = 41")
         started = time.monotonic()
@@ -213,8 +214,6 @@ def at_exit(scene: Scene) -> str:
         started = time.monotonic()
     if time.monotonic() - started > 5:
         return f"closing took {time.monotonic() - started:.0f} s"
-    from perf.attacks.cases.processes import still_there
-
     return "" if eventually(lambda: not still_there(pids), 1) else "a process is left"
 
 
