@@ -50,7 +50,7 @@ def run_profile(profile: Profile, options: argparse.Namespace) -> tuple[list[Out
                 )
             done.append(outcome)
             note = f"  ({outcome.detail})" if outcome.detail and outcome.detail != "not run" else ""
-            line = f"{profile.name:13} {case.group:10} {case.name:34} {outcome.result}  {outcome.seconds:.1f} s{note}"
+            line = f"{profile.name:17} {case.group:10} {case.name:34} {outcome.result}  {outcome.seconds:.1f} s{note}"
             print(line, file=sys.stderr, flush=True)
     return done, ""
 

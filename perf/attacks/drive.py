@@ -71,7 +71,7 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=self._words,
             text=True,
-            env={**os.environ, "PATH": self.profile.path(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
         answer = self._answer(START_SECONDS)
@@ -145,6 +145,6 @@ class Host:
                     os.kill(pid, signal.SIGKILL)
             except OSError:
                 continue
-        sweep(process.pid)
+        sweep()
         if self._words is not None:
             self._words.close()

@@ -41,6 +41,7 @@ class World:
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        sweep()
         number = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.folder = Path("/var/tmp") / f"{NAME}-{number}"
         self.folder.mkdir()
@@ -107,12 +108,15 @@ class World:
         )
 
 
-def sweep(pid: int) -> None:
-    """Remove what a host process that was killed left behind."""
+def sweep() -> None:
+    """Remove what host processes that were killed left behind."""
     package = Path(str(kernel_agent.__file__)).parents[1]
     folders = (Path("/var/tmp"), Path.home(), package, Path(sysconfig.get_paths()["purelib"]), Path("/usr/local/bin"))
     for folder in folders:
-        for path in (*folder.glob(f"{NAME}-{pid}-*"), *folder.glob(f".{NAME}-{pid}-*")):
+        for path in (*folder.glob(f"{NAME}-*"), *folder.glob(f".{NAME}-*")):
+            pid = path.name.removeprefix(".").removeprefix(f"{NAME}-").partition("-")[0]
+            if Path(f"/proc/{pid}").exists():
+                continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -14,8 +14,11 @@ import threading
 import time
 from pathlib import Path
 
+from jupyter_client.manager import AsyncKernelManager
+
 from kernel_agent import Session
 from perf.attacks.case import EVERYWHERE, NAMESPACED, SANDBOXED, Result, case
+from perf.attacks.cases.files import READ
 from perf.attacks.host import descendants, namespace, status_line
 from perf.attacks.scene import BUDGET, NotIsolated, Scene, eventually, marked, marker, said
 
@@ -112,24 +115,17 @@ print(found)
 """
 
 DRIVE_OTHER = """
-import json, os, time
-if info is None:
-    import glob
-    found = [p for p in glob.glob("/tmp/cv-*/kernel.json") if os.path.dirname(p) != os.path.dirname(os.getcwd())]
-    for p in found:
-        try: print(open(p).read())
-        except OSError as error: print(error.strerror)
-else:
-    from jupyter_client import BlockingKernelClient
-    try:
-        for n in range(1, 6): print(os.path.exists(f"{info['ip']}-{n}"))
-        client = BlockingKernelClient()
-        client.load_connection_info(info)
-        client.start_channels(stdin=False, hb=False)
-        client.execute("kept = 'taken'; open(" + repr(effect) + ", 'w').write('taken')")
-        time.sleep(1.5)
-        client.stop_channels()
-    except Exception as error: print(type(error).__name__, error)
+import os, time
+from jupyter_client import BlockingKernelClient
+try:
+    print([os.path.exists(f"{info['ip']}-{n}") for n in range(1, 6)])
+    client = BlockingKernelClient()
+    client.load_connection_info(info)
+    client.start_channels(stdin=False, hb=False)
+    client.execute("kept = 'taken'; open(" + repr(effect) + ", 'w').write('taken')")
+    time.sleep(1.5)
+    client.stop_channels()
+except Exception as error: print(type(error).__name__, error)
 """
 
 NEST = (
@@ -265,21 +261,26 @@ def ancestors(scene: Scene) -> str:
     return scene.leak(SCAN_ANCESTORS, scene.world.environment_secret, scene.world.keyring_secret)
 
 
+def _manager(scene: Scene) -> AsyncKernelManager:
+    """Of the other session's kernel."""
+    channel = scene.other._channel
+    assert channel is not None
+    assert channel._manager is not None
+    return channel._manager
+
+
 @case("other kernel's key", Result.BLOCKED, SANDBOXED)
 def other_key(scene: Scene) -> str:
     """Another kernel's connection file, with the key to drive it, is not read."""
-    channel = scene.other._channel
-    assert channel is not None
-    key = bytes(channel._manager.session.key).decode()
-    return scene.leak(DRIVE_OTHER.replace("if info is None:", "if True:"), key)
+    manager = _manager(scene)
+    return scene.leak(READ, bytes(manager.session.key).decode(), path=str(manager.connection_file))
 
 
 @case("other kernel's socket", Result.BLOCKED, SANDBOXED)
 def other_socket(scene: Scene) -> str:
     """Even with another kernel's key and addresses, nothing runs in it."""
-    channel = scene.other._channel
-    assert channel is not None
-    info = {**channel._manager.get_connection_info(), "key": bytes(channel._manager.session.key).decode()}
+    manager = _manager(scene)
+    info = {**manager.get_connection_info(), "key": bytes(manager.session.key).decode()}
     info = {name: value for name, value in info.items() if isinstance(value, (str, int))}
     effect = scene.world.folder / "effect"
     effect.unlink(missing_ok=True)

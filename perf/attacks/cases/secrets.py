@@ -111,12 +111,14 @@ PROBE = """
 import sys
 from kernel_agent import KernelOptions, Session
 from kernel_agent.errors import KernelError
-try:
-    with Session(kernel=KernelOptions(isolation=sys.argv[1], fork=False)) as session:
-        cell = session.run(f"print(open({sys.argv[2]!r}).read())")
-        print("READ" if sys.argv[3] in str(cell.outputs) else "SAFE", session.isolation, flush=True)
-except KernelError as error:
-    print("REFUSED", error)
+level, path, secret = sys.argv[1:]
+for namespaces in ("auto", "bubblewrap"):
+    try:
+        with Session(kernel=KernelOptions(isolation=level, fork=False, namespaces=namespaces)) as session:
+            cell = session.run(f"print(open({path!r}).read())")
+            print("READ" if secret in str(cell.outputs) else "SAFE", session.isolation, flush=True)
+    except KernelError as error:
+        print("REFUSED", str(error).replace("\\n", " "))
 """
 
 FALSE_BWRAPS = {
@@ -147,11 +149,12 @@ def false_bubblewrap(scene: Scene) -> str:
             text=True,
             timeout=60,
         )
-        word, _, rest = ran.stdout.strip().partition(" ")
-        if word == "REFUSED" and len(rest) > 40:
-            continue
-        if word != "SAFE" or rest != scene.profile.level:
-            return f"where bwrap {what}: {ran.stdout.strip()[:200] or ran.stderr[-200:]}"
+        lines = ran.stdout.splitlines()
+        held = [
+            line == f"SAFE {scene.profile.level}" or (line.startswith("REFUSED") and len(line) > 60) for line in lines
+        ]
+        if len(held) != 2 or not all(held):
+            return f"where bwrap {what}: {ran.stdout.strip()[:300] or ran.stderr[-300:]}"
     return ""
 
 
