@@ -54,11 +54,12 @@ test-kernels: setup ## attacks on kernels, in every level that this machine can 
 attacks: setup ## every attack, also the long ones; rewrites the table in docs/isolation.md
 	$(BIN)/python -m perf.attacks --json perf-attacks.json --table
 
+USER_PYTHON ?= /usr/bin/python3
 USER_VENV := /var/tmp/codevision-user-venv
 AS_USER ?= nobody
 
 attacks-user: ## the same as an ordinary user, with an environment that everybody may read; needs root
-	test -x $(USER_VENV)/bin/python || $(PYTHON) -m venv $(USER_VENV)
+	test -x $(USER_VENV)/bin/python || $(USER_PYTHON) -m venv $(USER_VENV)
 	$(USER_VENV)/bin/python -m pip --disable-pip-version-check install -q .
 	chmod -R go+rX $(USER_VENV)
 	$(USER_VENV)/bin/python -m perf.attacks --json perf-attacks-user.json --as-user $(AS_USER) --python $(USER_VENV)/bin/python
