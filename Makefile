@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: help setup demo test check fast test-slow test-vllm perf clean
+.PHONY: help setup demo test check fast test-slow test-vllm test-kernels attacks attacks-user perf clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -47,6 +47,22 @@ test-slow: setup ## tests that take minutes
 test-vllm: setup ## a real vLLM server on this machine, in its own environment
 	PYTHON=$(PYTHON) tests/vllm/make_env.sh
 	$(BIN)/python -m pytest -q -m vllm tests/vllm
+
+test-kernels: setup ## attacks on kernels, in every level that this machine can have
+	$(BIN)/python -m pytest -q -m 'kernels and not slow' tests
+
+attacks: setup ## every attack, also the long ones; rewrites the table in docs/isolation.md
+	$(BIN)/python -m perf.attacks --json perf-attacks.json --table
+
+USER_PYTHON ?= /usr/bin/python3
+USER_VENV := /var/tmp/codevision-user-venv
+AS_USER ?= nobody
+
+attacks-user: ## the same as an ordinary user, with an environment that everybody may read; needs root
+	test -x $(USER_VENV)/bin/python || $(USER_PYTHON) -m venv $(USER_VENV)
+	$(USER_VENV)/bin/python -m pip --disable-pip-version-check install -q .
+	chmod -R go+rX $(USER_VENV)
+	$(USER_VENV)/bin/python -m perf.attacks --json perf-attacks-user.json --as-user $(AS_USER) --python $(USER_VENV)/bin/python
 
 perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.steps --json perf-steps.json

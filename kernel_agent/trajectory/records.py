@@ -170,9 +170,12 @@ def clean_event(event: Event) -> Event:
 
 
 def clean_step(step: Step) -> Step:
-    """The step with no secrets in its events; what the model and the code wrote stays as it is."""
+    """The step with no secrets in its events and in what the server says of itself; what the model and the code wrote stays."""
     events = _clean_events(step.events)
     completion, cell = step.completion, step.cell
+    said = {name: getattr(completion, name) for name in ("response_id", "model", "finish_reason")}
+    if (clean := {name: redact_text(text) for name, text in said.items()}) != said:
+        completion = replace(completion, **clean)
     if (cleaned := _clean_events(completion.events)) != completion.events:
         completion = replace(completion, events=cleaned)
     if cell is not None and (cleaned := _clean_events(cell.events)) != cell.events:

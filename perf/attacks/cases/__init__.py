@@ -1,0 +1,3 @@
+"""The attacks, one module a group."""
+
+GROUPS = ("files", "network", "processes", "resources", "output", "images", "secrets")
