@@ -173,8 +173,9 @@ def clean_step(step: Step) -> Step:
     """The step with no secrets in its events and in what the server says of itself; what the model and the code wrote stays."""
     events = _clean_events(step.events)
     completion, cell = step.completion, step.cell
-    said = {name: getattr(completion, name) for name in ("response_id", "model", "finish_reason")}
-    if (clean := {name: redact_text(text) for name, text in said.items()}) != said:
+    said: dict[str, Any] = {name: getattr(completion, name) for name in ("response_id", "model", "finish_reason")}
+    clean: dict[str, Any] = {name: redact_text(text) for name, text in said.items()}
+    if clean != said:
         completion = replace(completion, **clean)
     if (cleaned := _clean_events(completion.events)) != completion.events:
         completion = replace(completion, events=cleaned)
