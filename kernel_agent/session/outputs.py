@@ -90,6 +90,8 @@ class OutputCollector:
             self._dropped = {str(key): int(value) for key, value in note["dropped"].items()}
             if note["refused"]:
                 self.event("images_refused", count=int(note["refused"]))
+            if note.get("cancelled"):
+                self.event("await_cancelled")
             return
         record = metadata.get("codevision")
         if "image/png" in data and isinstance(record, Mapping):

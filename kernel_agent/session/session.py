@@ -4,19 +4,20 @@
         cell = session.run("image_0.rotate(90, expand=True)")
         cell.status, cell.images[0].size
 
-Guarantees: `run` returns within its deadline plus about `GRACE_SECONDS` and a restart; a cell that hangs is
-interrupted, and where that fails the kernel is killed, restarted and the earlier cells that ended by themselves are run
-again; every such thing is an event of the cell. Does not guarantee: that code run again does the same (time, random
-numbers), or any isolation beyond the level (`session.isolation`).
+Guarantees: a cell that hangs is interrupted (SIGINT; an `await` is cancelled), once more after half of `GRACE_SECONDS`,
+and where that fails the kernel is killed, another one started, and the earlier cells that ended by themselves are run
+again in an empty folder; every such thing is an event of the cell. So `run` returns within its deadline plus
+`GRACE_SECONDS` where the interrupt is heeded (and as long again for a check of the kernel), else plus
+`RECOVERY_SECONDS` and `REPLAY_FACTOR` times what the earlier cells took; when a kernel cannot be had in that time it
+raises KernelError. Images are the same afterwards, pixel for pixel, also where code run again makes other ones.
+Does not guarantee: that code run again does the same (time, random numbers), what an interrupted cell did before a
+later kill (the event `cells_replayed` lists such cells), or any isolation beyond the level (`session.isolation`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from kernel_agent.session.images import (
     pixel_sha256,
 )
 from kernel_agent.session.outputs import OutputCollector
+from kernel_agent.session.slots import OwnSlot, Slot
 from kernel_agent.types import Affine, Budget, CellResult, Event, KernelImage, KernelOptions, Names, Status
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 2.0
 """How long an interrupted cell has to end before the kernel is killed."""
+RECOVERY_SECONDS = 60.0
+"""How long it may take to start a kernel and hand it the images."""
+REPLAY_FACTOR = 3.0
+"""How many times longer than at first the cells run again may take."""
 
 
 class Session:
@@ -80,6 +86,7 @@ class Session:
         self._allow_http = allow_http
         self._pil: dict[int, Image.Image] = {}
         self._channel: KernelChannel | None = None
+        self._slot: Slot | None = None
         self._folder: Path | None = None
         self._lock = asyncio.Lock()
         self.add_images(images)
@@ -151,35 +158,55 @@ class Session:
         if self._channel is not None and self._channel.alive:
             return self._channel
         await self._drop()  # it died between cells
-        if self._folder is None:
-            self._folder = _short_folder()
-        channel = KernelChannel(self._folder, self.kernel)
-        await channel.start()
-        self._channel = channel
-        inputs = [image.index for image in self.images if image.origin == "input"]
+        ran = sum(cell.seconds for cell in self.cells if _good(cell))
+        seconds = RECOVERY_SECONDS + REPLAY_FACTOR * ran
         try:
-            await self._call(
-                "start",
-                inputs,
-                pattern=self.names.pattern,
-                first=self.names.first,
-                saved_files=self.names.saved_files,
-                max_images=max(len(inputs) + self.budget.images, len(self.images)),
-                max_pixels=self.max_pixels,
-                output_chars=self.budget.output_chars,
-            )
-            if self.cells:
-                await self._replay()
+            if self._slot is None:
+                self._slot = OwnSlot(self.kernel)
+            async with asyncio.timeout(seconds):
+                return await self._bring_up(self._slot)
+        except TimeoutError as error:
+            await self._give_back()
+            raise KernelError(
+                f"No kernel with the session's state could be had within {seconds:.0f} s ({RECOVERY_SECONDS:.0f} s and "
+                f"{REPLAY_FACTOR:g} times the {ran:.1f} s its cells took). Run another cell to try again, or start a new "
+                "session from the images."
+            ) from error
         except BaseException:  # half a state is worse than none: the next start begins anew
-            await self._drop()
+            await self._give_back()
             raise
+
+    async def _bring_up(self, slot: Slot) -> KernelChannel:
+        """A kernel from the slot, with the images and the state of all cells so far."""
+        self._channel = channel = await slot.kernel()
+        self._folder = channel.folder
+        inputs = [image.index for image in self.images if image.origin == "input"]
+        await self._call(
+            "start",
+            inputs,
+            pattern=self.names.pattern,
+            first=self.names.first,
+            saved_files=self.names.saved_files,
+            max_images=max(len(inputs) + self.budget.images, len(self.images)),
+            max_pixels=self.max_pixels,
+            output_chars=self.budget.output_chars,
+        )
+        if self.cells:
+            await self._replay()
         return channel
 
     async def _drop(self) -> None:
         """Stop the kernel; cells and images stay, so that the next start brings it back."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.stop()
+        self._channel = self._folder = None
+        if self._slot is not None:
+            await self._slot.drop()
+
+    async def _give_back(self) -> None:
+        """Stop the kernel for good."""
+        slot, self._slot = self._slot, None
+        self._channel = self._folder = None
+        if slot is not None:
+            await slot.close()
 
     async def _call(self, function: str, images: Sequence[int], **config: Any) -> None:
         """Run a function of `kernel_side` with the given images handed over as raw pixels in files."""
@@ -206,10 +233,7 @@ class Session:
 
     async def aclose(self) -> None:
         """Stop the kernel and remove its folder. Safe to call twice; a cell run later starts it again with its state."""
-        await self._drop()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        await self._give_back()
 
     async def __aenter__(self) -> Self:
         return await self.astart()
@@ -267,6 +291,8 @@ class Session:
             stopping = asyncio.ensure_future(self._stop_cell(channel, running, collector))
             cancelled = await _through_cancels(stopping) or cancelled
             status = stopping.result()
+            if status is Status.TIMEOUT:
+                count = running.result()["content"].get("execution_count")
         except KernelDied as died:
             collector.event("kernel_died", reason=str(died))
             status = Status.KILLED
@@ -294,17 +320,32 @@ class Session:
     async def _stop_cell(
         self, channel: KernelChannel, running: asyncio.Future[Any], collector: OutputCollector
     ) -> Status:
-        """SIGINT, then a grace period. TIMEOUT where the cell ended, KILLED where the kernel has to go."""
-        await channel.interrupt()
+        """SIGINT, once more half-way through the grace period. TIMEOUT where the cell ended, KILLED where the kernel has to go.
+
+        The second one is for a cell that had not begun, or was in a hook of IPython's, which swallows the first.
+        """
         try:
             async with asyncio.timeout(GRACE_SECONDS):
+                await channel.interrupt()
+                await asyncio.wait([running], timeout=GRACE_SECONDS / 2)
+                if not running.done():
+                    collector.event("interrupted_again", after=GRACE_SECONDS / 2)
+                    await channel.interrupt()
                 await asyncio.shield(running)
-            return Status.TIMEOUT
         except TimeoutError:
             collector.event("kernel_killed", why=f"the cell did not end within {GRACE_SECONDS} s of the interrupt")
+            return Status.KILLED
         except KernelDied as died:
             collector.event("kernel_died", reason=str(died))
-        return Status.KILLED
+            return Status.KILLED
+        try:
+            async with asyncio.timeout(GRACE_SECONDS):
+                await self._call("settle", [], count=len(self.images) + len(collector.images))
+        except (TimeoutError, KernelError) as error:
+            why = f"it was not usable after the interrupt: {error or f'no answer in {GRACE_SECONDS} s'}"
+            collector.event("kernel_killed", why=why)
+            return Status.KILLED
+        return Status.TIMEOUT
 
     def _take_output(self, data: bytes, index: int, parent: int | None, affine: Affine | None) -> KernelImage:
         try:
@@ -339,36 +380,56 @@ class Session:
         collector.events += self.events[known:]
         del self.events[known:]  # they belong to the cell
         if collector.images:
-            await self._call("restore", [image.index for image in collector.images])
+            try:
+                await self._call("restore", [image.index for image in collector.images])
+            except BaseException:
+                await self._drop()
+                raise
 
     async def _replay(self) -> None:
         """Run again every cell that ended by itself; give back the images of those that did not."""
-        assert self._channel is not None
         count = sum(image.origin == "input" for image in self.images)
         for number, cell in enumerate(self.cells):
-            made = [image.index for image in cell.images]
-            again = OutputCollector(next_index=count, limit=self.budget.output_chars, take_image=self._take_output)
-            if cell.status in (Status.OK, Status.ERROR):
-                try:
-                    async with asyncio.timeout(10 + 3 * cell.seconds):
-                        await self._channel.execute(cell.source, again)
-                except (TimeoutError, KernelDied) as error:
-                    raise KernelError(
-                        f"The kernel's state could not be brought back: cell {number} did not run again "
-                        f"({error or 'timeout'}). Start a new session from the images."
-                    ) from error
-                pairs = zip(cell.images, again.images, strict=False)
-                differing = [old.name for old, new in pairs if old.pixel_sha256 != new.pixel_sha256]
-                if differing or len(again.images) != len(made):
-                    self._log("replay_differs", cell=number, images=differing, count=len(again.images))
-            missing = made[len(again.images) :]
-            if missing:
-                await self._call("restore", missing)
-            count += len(made)
-        self._log("cells_replayed", count=sum(cell.status in (Status.OK, Status.ERROR) for cell in self.cells))
+            if _good(cell):
+                await self._run_again(number, cell, count)
+            elif cell.images:
+                await self._call("restore", [image.index for image in cell.images])
+            if not _good(cell) and cell.execution_count is not None:
+                await self._call("skip", [], count=cell.execution_count)
+            count += len(cell.images)
+        left_out = [number for number, cell in enumerate(self.cells) if cell.status is Status.TIMEOUT]
+        self._log(
+            "cells_replayed", count=sum(map(_good, self.cells)), **({"interrupted": left_out} if left_out else {})
+        )
+
+    async def _run_again(self, number: int, cell: CellResult, count: int) -> None:
+        """Run a good cell again in a kernel that holds `count` images; then it holds those the cell made at first."""
+        assert self._channel is not None
+        again = OutputCollector(next_index=count, limit=self.budget.output_chars, take_image=self._take_output)
+        try:
+            async with asyncio.timeout(10 + REPLAY_FACTOR * cell.seconds):
+                await self._channel.execute(cell.source, again)
+        except (TimeoutError, KernelDied) as error:
+            raise KernelError(
+                f"The kernel's state could not be brought back: cell {number} did not run again "
+                f"({error or f'it took {cell.seconds:.1f} s at first and {REPLAY_FACTOR:g} times that and 10 s now'}). "
+                "Start a new session from the images."
+            ) from error
+        pairs = zip(cell.images, again.images, strict=False)
+        differing = [old.name for old, new in pairs if old.pixel_sha256 != new.pixel_sha256]
+        if differing or len(again.images) != len(cell.images):
+            self._log("replay_differs", cell=number, images=differing, count=len(again.images))
+            await self._call("settle", [], count=count)
+            if cell.images:
+                await self._call("restore", [image.index for image in cell.images])
 
     def _log(self, kind: str, **data: Any) -> None:
         self.events.append(Event(kind=kind, time=time.time(), data=data))
+
+
+def _good(cell: CellResult) -> bool:
+    """Whether a cell ended by itself, so that it can be run again."""
+    return cell.status in (Status.OK, Status.ERROR)
 
 
 async def _through_cancels(work: asyncio.Future[Any]) -> bool:
@@ -380,14 +441,3 @@ async def _through_cancels(work: asyncio.Future[Any]) -> bool:
         except asyncio.CancelledError:
             cancelled = True
     return cancelled
-
-
-def _short_folder() -> Path:
-    """A private folder whose path is short enough for Unix sockets (107 bytes)."""
-    folder = Path(tempfile.mkdtemp(prefix="cv-"))
-    if len(str(folder)) > 60:
-        with contextlib.suppress(OSError):
-            short = Path(tempfile.mkdtemp(prefix="cv-", dir="/tmp"))
-            folder.rmdir()
-            return short
-    return folder
