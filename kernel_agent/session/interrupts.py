@@ -1,13 +1,13 @@
-"""What SIGINT does to a cell that is awaiting something; runs inside the kernel.
+"""What SIGINT does to a cell; runs inside the kernel.
 
-ipykernel means to cancel the cell's task, but its handler asks for that in a way that does not wake the event loop: a
-stuck `await` goes on until something else happens [ipykernel 6.31 and 7.4 with tornado 6.5]. It also only asks where the
-cell's own code is running between two awaits, so `while True: pass` after an `await` never ends.
+ipykernel raises KeyboardInterrupt wherever the main thread is. Between two lines of its own that may end the cell without a
+reply, or leave half a hook done. While a cell awaits something it means to cancel the cell's task instead, but asks for
+that in a way that does not wake the event loop, so that a stuck `await` goes on [ipykernel 6.31 and 7.4, tornado 6.5].
 
-Guarantees, for a cell with a top-level `await` in the main thread: where nothing runs, its task is cancelled
-(CancelledError where it awaits); where its own code runs, KeyboardInterrupt is raised there, as in any other cell; where
-a task or callback it started runs, CancelledError is raised in that one and the cell is cancelled too. Not
-covered: code that swallows those exceptions, and cells of subshells.
+Guarantees, in the main thread: KeyboardInterrupt is raised where code of the cell is running or has called what is
+running, and nowhere else (before and after the code, the signal does nothing: whoever sent it asks again). Where a cell
+only awaits, its task is cancelled: CancelledError. Where a task or callback it started is running, CancelledError is
+raised there and the cell is cancelled too. Not covered: code that swallows these exceptions, cells of subshells.
 """
 
 from __future__ import annotations
@@ -24,17 +24,28 @@ _CALLBACK = Handle._run.__code__  # what every task and callback runs under
 
 
 def install(kernel: Any, cancelled: Callable[[], None]) -> None:
-    """Take the place of ipykernel's handler; `cancelled` is called when a cell's task is cancelled.
+    """Take the place of ipykernel's handlers; `cancelled` is called when a cell's task is cancelled.
 
-    Does nothing where this ipykernel has no such handler: then a stuck `await` costs the kernel.
+    Where this ipykernel lacks the places for that, its own stay: then a stuck `await` costs the kernel.
     """
-    if not hasattr(kernel, "_cancel_on_sigint"):
+    if not hasattr(kernel, "_cancel_on_sigint") or not hasattr(kernel, "pre_handler_hook"):
         return
+
+    def within_cell(frame: FrameType | None) -> bool:
+        names = kernel.shell.user_global_ns
+        return _on_stack(frame, lambda one: one.f_globals is names)
+
+    def interrupt_code(number: int, frame: FrameType | None) -> None:
+        if within_cell(frame):
+            signal.default_int_handler(number, frame)
+
+    def before_request() -> None:
+        kernel.saved_sigint_handler = signal.signal(signal.SIGINT, interrupt_code)  # `post_handler_hook` puts it back
 
     @contextlib.contextmanager
     def cancel_on_sigint(cell: asyncio.Task[Any]) -> Iterator[None]:
         loop = cell.get_loop()
-        catching = (cell, asyncio.current_task())  # the other one shows what the cell left when that is done
+        owner = asyncio.current_task()  # waits for the cell and ends its request
 
         def cancel() -> None:
             if cell.cancel("the cell was interrupted"):
@@ -42,10 +53,12 @@ def install(kernel: Any, cancelled: Callable[[], None]) -> None:
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             running = asyncio.current_task(loop)
-            if running is not None and running in catching:
-                signal.default_int_handler(number, frame)
+            if running is not None and running in (cell, owner):
+                if within_cell(frame):
+                    signal.default_int_handler(number, frame)
+                return
             loop.call_soon_threadsafe(cancel)
-            if running is not None or _in_callback(frame):
+            if running is not None or _on_stack(frame, lambda one: one.f_code is _CALLBACK):
                 raise asyncio.CancelledError
 
         before = signal.signal(signal.SIGINT, interrupt)
@@ -54,12 +67,13 @@ def install(kernel: Any, cancelled: Callable[[], None]) -> None:
         finally:
             signal.signal(signal.SIGINT, before)
 
+    kernel.pre_handler_hook = before_request
     kernel._cancel_on_sigint = cancel_on_sigint
 
 
-def _in_callback(frame: FrameType | None) -> bool:
+def _on_stack(frame: FrameType | None, wanted: Callable[[FrameType], bool]) -> bool:
     while frame is not None:
-        if frame.f_code is _CALLBACK:
+        if wanted(frame):
             return True
         frame = frame.f_back
     return False

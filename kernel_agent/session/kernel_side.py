@@ -341,7 +341,9 @@ def settle(config: str) -> None:
 def skip(config: str) -> None:
     """Take a cell that is not run again as number `count`, so that `In` and `Out` of those after it keep theirs."""
     assert _kernel is not None
-    _kernel.shell.execution_count = json.loads(config)["count"] + 1
+    options = json.loads(config)
+    _kernel.shell.history_manager.store_inputs(options["count"], options["source"])
+    _kernel.shell.execution_count = options["count"] + 1
 
 
 def read_raw(folder: Path, item: Mapping[str, Any]) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -45,13 +46,17 @@ def clip(text: str, limit: int) -> tuple[str, int]:
 
 
 class OutputCollector:
-    """Collects the outputs of one cell. `limit` is in characters a stream, text or traceback."""
+    """Collects the outputs of one cell. `limit` is in characters a stream, text or traceback.
+
+    `begun` is set when the kernel says that it runs the cell.
+    """
 
     def __init__(self, *, next_index: int, limit: int, take_image: TakeImage) -> None:
         self.next_index, self.limit, self.take_image = next_index, limit, take_image
         self.images: list[KernelImage] = []
         self.events: list[Event] = []
         self.failed = False
+        self.begun = asyncio.Event()
         self._items: list[Output] = []
         self._dropped: Mapping[str, int] = {}
 
@@ -63,6 +68,8 @@ class OutputCollector:
                 self._stream(content["name"], str(content["text"]))
             elif kind in ("display_data", "execute_result"):
                 self._display(content["data"], content.get("metadata", {}), is_result=kind == "execute_result")
+            elif kind == "execute_input":
+                self.begun.set()
             elif kind == "error":
                 self._error(content)
         except (KeyError, TypeError, ValueError, binascii.Error) as error:

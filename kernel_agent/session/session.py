@@ -4,7 +4,7 @@
         cell = session.run("image_0.rotate(90, expand=True)")
         cell.status, cell.images[0].size
 
-Guarantees: a cell that hangs is interrupted (SIGINT; an `await` is cancelled), once more after half of `GRACE_SECONDS`,
+Guarantees: a cell that hangs is interrupted (SIGINT; an `await` is cancelled), up to three times within `GRACE_SECONDS`,
 and where that fails the kernel is killed, another one started, and the earlier cells that ended by themselves are run
 again in an empty folder; every such thing is an event of the cell. So `run` returns within its deadline plus
 `GRACE_SECONDS` where the interrupt is heeded (and as long again for a check of the kernel), else plus
@@ -17,6 +17,7 @@ later kill (the event `cells_replayed` lists such cells), or any isolation beyon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -320,16 +321,19 @@ class Session:
     async def _stop_cell(
         self, channel: KernelChannel, running: asyncio.Future[Any], collector: OutputCollector
     ) -> Status:
-        """SIGINT, once more half-way through the grace period. TIMEOUT where the cell ended, KILLED where the kernel has to go.
+        """SIGINT, more of them where the cell goes on. TIMEOUT where it ended, KILLED where the kernel has to go.
 
-        The second one is for a cell that had not begun, or was in a hook of IPython's, which swallows the first.
+        One alone may be lost: just before the code begins, or in a callback of the garbage collector.
         """
         try:
             async with asyncio.timeout(GRACE_SECONDS):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(collector.begun.wait(), GRACE_SECONDS / 4)
                 await channel.interrupt()
-                await asyncio.wait([running], timeout=GRACE_SECONDS / 2)
-                if not running.done():
-                    collector.event("interrupted_again", after=GRACE_SECONDS / 2)
+                for part in (1 / 2, 1 / 4):
+                    if (await asyncio.wait([running], timeout=GRACE_SECONDS * part))[0]:
+                        break
+                    collector.event("interrupted_again")
                     await channel.interrupt()
                 await asyncio.shield(running)
         except TimeoutError:
@@ -395,7 +399,7 @@ class Session:
             elif cell.images:
                 await self._call("restore", [image.index for image in cell.images])
             if not _good(cell) and cell.execution_count is not None:
-                await self._call("skip", [], count=cell.execution_count)
+                await self._call("skip", [], count=cell.execution_count, source=cell.source)
             count += len(cell.images)
         left_out = [number for number, cell in enumerate(self.cells) if cell.status is Status.TIMEOUT]
         self._log(
