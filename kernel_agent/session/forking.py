@@ -24,6 +24,7 @@ from typing import Any
 
 from kernel_agent.session.channel import KernelChannel
 from kernel_agent.session.conversation import KernelDied
+from kernel_agent.session.slots import Slot
 
 FORK_SECONDS = 10.0
 """How long a fork may take, up to its sockets."""
@@ -40,14 +41,14 @@ class NotForked(Exception):
 class Lease:
     """A running kernel process; it is stopped when its session released it and its branches are gone."""
 
-    def __init__(self, channel: KernelChannel, trunk: Lease | None = None) -> None:
-        """`trunk` has counted this branch already (`fork`)."""
-        self.channel, self.trunk = channel, trunk
+    def __init__(self, channel: KernelChannel, *, slot: Slot | None = None, trunk: Lease | None = None) -> None:
+        """From a slot, or a branch of `trunk`, which has counted it already (`fork`)."""
+        self.channel, self.slot, self.trunk = channel, slot, trunk
         self.branches = 0
         self._wanted, self._stopped = True, False
 
     async def release(self) -> None:
-        """The session needs it no more. Safe to call twice."""
+        """The session needs neither it nor its slot any more. Safe to call twice."""
         self._wanted = False
         await self._settle()
 
@@ -57,12 +58,17 @@ class Lease:
         await self._settle()
 
     async def stop(self) -> None:
-        """Stop it now; branches of it die too."""
+        """Stop it now; branches of it die too. The slot stays the session's, unless that has released it."""
         if self._stopped:
             return
         self._stopped = True
         try:
-            await self.channel.stop()
+            if self.slot is None:
+                await self.channel.stop()
+            elif self._wanted:
+                await self.slot.drop()
+            else:
+                await self.slot.close()
         finally:
             if self.trunk is not None:
                 await self.trunk.lose_branch()
@@ -130,7 +136,7 @@ async def attach(forked: Forked) -> Lease:
     except BaseException:
         await trunk.lose_branch()
         raise
-    return Lease(channel, trunk)
+    return Lease(channel, trunk=trunk)
 
 
 async def _ask(channel: KernelChannel, function: str, argument: str) -> str | None:

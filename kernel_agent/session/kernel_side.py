@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernel_agent.session import lineage
+from kernel_agent.session import interrupts, lineage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,7 +71,7 @@ class Kernel:
         self.skipped: dict[int, Image.Image] = {}  # pictures of cells that are not run again, held in their turn
         self.pattern, self.first, self.saved_files = pattern, first, saved_files
         self.max_images, self.max_pixels, self.output_chars = max_images, max_pixels, output_chars
-        self.refused = self.depth = 0
+        self.refused = self.depth = self.cancelled = 0
         self.saved: list[Path] = []
         lineage.install()
         self._format = shell.display_formatter.format
@@ -122,7 +122,7 @@ class Kernel:
                     namespace[word] = importlib.import_module(_IMPORTS[word])
                 except ImportError:
                     continue
-        self.refused = 0
+        self.refused = self.cancelled = 0
         self.saved.clear()
         if self.output_chars is not None:
             self.streams = [CappedStream(stream, self.output_chars) for stream in (sys.stdout, sys.stderr)]
@@ -142,9 +142,25 @@ class Kernel:
         self.saved.clear()
         dropped = {stream.name: count for stream in self.streams if (count := stream.finish())}
         self.streams = []
-        if dropped or self.refused:
-            note = {"dropped": dropped, "refused": self.refused}
+        if dropped or self.refused or self.cancelled:
+            note = {"dropped": dropped, "refused": self.refused, "cancelled": self.cancelled}
             self.shell.display_pub.publish(data={MIME_NOTE: note})
+
+    def settle(self, count: int) -> None:
+        """Undo what an interrupt left half done: hold `count` images, those the host has, and begin no cell inside another."""
+        for index in range(count, len(self.held)):
+            if self.shell.user_ns.get(self.name(index)) is self.held[index]:
+                del self.shell.user_ns[self.name(index)]
+        del self.held[count:]
+        for stream in self.streams:
+            stream.finish()
+        self.streams, self.depth = [], 0
+        self.saved.clear()
+        self.bind()
+
+    def count_cancelled(self) -> None:
+        """A cell that was awaiting something has been cancelled."""
+        self.cancelled += 1
 
     def format(self, obj: Any, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """What IPython publishes for `obj`: ours for pictures, IPython's own for the rest."""
@@ -343,7 +359,9 @@ def start(config: str) -> None:
     global _kernel
     options: dict[str, Any] = json.loads(config)
     inputs = options.pop("inputs")
-    _kernel = Kernel(get_ipython(), **options)
+    shell: Any = get_ipython()
+    _kernel = Kernel(shell, **options)
+    interrupts.install(shell.kernel, _kernel.count_cancelled)
     _hold(inputs)
 
 
@@ -353,11 +371,19 @@ def restore(config: str) -> None:
 
 
 def settle(config: str) -> None:
-    """Hold what the host took in of a cell, from image `first` on, in place of what is held: the two did not agree."""
+    """After an interrupt, or where the two did not agree: hold what the host has, anew from image `first` on."""
     assert _kernel is not None
-    del _kernel.held[json.loads(config)["first"] :]
-    restore(config)
-    _kernel.bind()
+    options = json.loads(config)
+    _kernel.settle(options["first"])
+    _hold(options["inputs"])
+
+
+def skip(config: str) -> None:
+    """Take a cell that is not run again as number `count`, so that `In` and `Out` of those after it keep theirs."""
+    assert _kernel is not None
+    options = json.loads(config)
+    _kernel.shell.history_manager.store_inputs(options["count"], options["source"])
+    _kernel.shell.execution_count = options["count"] + 1
 
 
 def _hold(inputs: list[Mapping[str, Any]]) -> None:

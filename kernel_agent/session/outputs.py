@@ -7,6 +7,7 @@ and pictures are looked at.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -61,13 +62,17 @@ def clip(text: str, limit: int) -> tuple[str, int]:
 
 
 class OutputCollector:
-    """Collects the outputs of one cell. `limit` is in characters a stream, text or traceback."""
+    """Collects the outputs of one cell. `limit` is in characters a stream, text or traceback.
+
+    `begun` is set when the kernel says that it runs the cell.
+    """
 
     def __init__(self, *, next_index: int, limit: int, take_image: TakeImage) -> None:
         self.next_index, self.limit, self.take_image = next_index, max(1, limit), take_image
         self.images: list[KernelImage] = []
         self.events: list[Event] = []
         self.failed = False
+        self.begun = asyncio.Event()
         self.unsettled = False  # whether the kernel may hold other images than were taken in
         self._items: list[Output] = []
         self._texts = self._held = self._errors = 0
@@ -84,6 +89,8 @@ class OutputCollector:
             elif kind in ("display_data", "execute_result", "update_display_data"):
                 shown = content["data"], content.get("metadata", {}), message.get("buffers") or ()
                 self._display(*shown, is_result=kind == "execute_result")
+            elif kind == "execute_input":
+                self.begun.set()
             elif kind == "error":
                 self._error(content)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, binascii.Error) as error:
@@ -136,6 +143,8 @@ class OutputCollector:
             self._dropped = {key: int(note["dropped"].get(key, 0)) for key in ("stdout", "stderr")}
             if note["refused"]:
                 self.event("images_refused", count=int(note["refused"]))
+            if note.get("cancelled"):
+                self.event("await_cancelled")
             return
         record = metadata.get("codevision")
         file = data.get("image/png") or data.get("image/jpeg")

@@ -4,15 +4,20 @@
         cell = session.run("image_0.rotate(90, expand=True)")
         cell.status, cell.images[0].size
 
-Guarantees: `run` returns within its deadline plus about `GRACE_SECONDS` and a restart; a cell that hangs is
-interrupted, and where that fails the kernel is killed, restarted and the earlier cells that ended by themselves are run
-again; every such thing is an event of the cell. Does not guarantee: that code run again does the same (time, random
-numbers), or any isolation beyond the level (`session.isolation`).
+Guarantees: a cell that hangs is interrupted (SIGINT; an `await` is cancelled), up to three times within `GRACE_SECONDS`,
+and where that fails the kernel is killed, another one started, and the earlier cells that ended by themselves are run
+again in an empty folder; every such thing is an event of the cell. So `run` returns within its deadline plus
+`GRACE_SECONDS` where the interrupt is heeded (and `SETTLE_SECONDS` for a check of the kernel), else plus
+`RECOVERY_SECONDS` and `REPLAY_FACTOR` times what the earlier cells took; when a kernel cannot be had in that time it
+raises KernelError. Images are the same afterwards, pixel for pixel, also where code run again makes other ones.
+Does not guarantee: that code run again does the same (time, random numbers), what an interrupted cell did before a
+later kill (the event `cells_replayed` lists such cells), or any isolation beyond the level (`session.isolation`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
@@ -37,6 +42,7 @@ from kernel_agent.session.images import (
 )
 from kernel_agent.session.outputs import OutputCollector
 from kernel_agent.session.pixels import Exact, Files, Pixels, Room
+from kernel_agent.session.slots import OwnSlot, Slot
 from kernel_agent.types import (
     Affine,
     Budget,
@@ -55,6 +61,10 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 2.0
 """How long an interrupted cell has to end before the kernel is killed."""
 
+RECOVERY_SECONDS = 60.0
+"""How long it may take to start a kernel and hand it the images."""
+REPLAY_FACTOR = 3.0
+"""How many times longer than at first the cells run again may take."""
 SETTLE_SECONDS = 5.0
 """How long a kernel has to put its images right after it sent some that were refused, before it is killed."""
 
@@ -98,6 +108,7 @@ class Session:
         self._pil: dict[int, Image.Image] = {}
         self._exact, self._room = Exact(), Room()
         self._channel: KernelChannel | None = None
+        self._slot: Slot | None = None
         self._lease: Lease | None = None
         self._lock, self._process = asyncio.Lock(), os.getpid()
         self._max_images = 0
@@ -159,35 +170,50 @@ class Session:
         if self._channel is not None and self._channel.broken is not None:  # it died between cells
             self._log("kernel_died", **self._channel.broken.facts)
         await self._drop()
-        channel = KernelChannel(self.kernel)
-        await channel.start()
-        self._channel, self._lease = channel, Lease(channel)
+        ran = sum(cell.seconds for cell in self.cells if _good(cell))
+        seconds = RECOVERY_SECONDS + REPLAY_FACTOR * ran
+        try:
+            if self._slot is None:
+                self._slot = OwnSlot(self.kernel)
+            async with asyncio.timeout(seconds):
+                return await self._bring_up(self._slot)
+        except TimeoutError as error:
+            await self._give_back()
+            raise KernelError(
+                f"No kernel with the session's state could be had within {seconds:.0f} s ({RECOVERY_SECONDS:.0f} s and "
+                f"{REPLAY_FACTOR:g} times the {ran:.1f} s its cells took). Run another cell to try again, or start a new "
+                "session from the images."
+            ) from error
+        except BaseException:  # half a state is worse than none: the next start begins anew
+            await self._give_back()
+            raise
+
+    async def _bring_up(self, slot: Slot) -> KernelChannel:
+        """A kernel from the slot, with the images and the state of all cells so far."""
+        channel = await slot.kernel()
+        self._channel, self._lease = channel, Lease(channel, slot=slot)
         inputs = [image.index for image in self.images if image.origin == "input"]
         self._max_images = max(len(inputs) + self.budget.images, len(self.images))
-        try:
-            await self._call(
-                "start",
-                inputs,
-                pattern=self.names.pattern,
-                first=self.names.first,
-                saved_files=self.names.saved_files,
-                max_images=self._max_images,
-                max_pixels=self.max_pixels,
-                output_chars=self.budget.output_chars,
-                raw=True,
-            )
-            if self.cells:
-                await self._replay()
-        except BaseException:  # half a state is worse than none: the next start begins anew
-            await self._drop()
-            raise
+        await self._call(
+            "start",
+            inputs,
+            pattern=self.names.pattern,
+            first=self.names.first,
+            saved_files=self.names.saved_files,
+            max_images=self._max_images,
+            max_pixels=self.max_pixels,
+            output_chars=self.budget.output_chars,
+            raw=True,
+        )
+        if self.cells:
+            await self._replay()
         return channel
 
     def _part_from_parent(self) -> None:
         """In a fork of the process: the kernel is the parent's; a start here makes our own."""
         if self._process != os.getpid():
             self._lock, self._process = asyncio.Lock(), os.getpid()
-            self._channel = self._lease = None
+            self._channel = self._lease = self._slot = None
 
     async def _drop(self) -> None:
         """Stop the kernel; cells and images stay, so that the next start brings it back. Branches of it do the same."""
@@ -195,11 +221,14 @@ class Session:
         if lease is not None:
             await lease.stop()
 
-    async def _release(self) -> None:
-        """Let go of the kernel; it stays until the last branch of it is closed."""
+    async def _give_back(self) -> None:
+        """Let go of the kernel and its slot; they stay until the last branch of it is closed."""
         lease, self._lease, self._channel = self._lease, None, None
+        slot, self._slot = self._slot, None
         if lease is not None:
             await lease.release()
+        elif slot is not None:
+            await slot.close()
 
     async def _call(self, function: str, images: Sequence[int], **config: Any) -> None:
         """Run a function of `kernel_side` with the given images handed over as raw pixels, over the wire."""
@@ -226,7 +255,7 @@ class Session:
         Safe to call twice; a cell run later starts a kernel again with this session's state.
         """
         self._part_from_parent()
-        await self._release()
+        await self._give_back()
 
     def close(self) -> None:
         """`aclose`, waiting."""
@@ -289,6 +318,8 @@ class Session:
             stopping = asyncio.ensure_future(self._stop_cell(channel, running, collector))
             cancelled = await _through_cancels(stopping) or cancelled
             status = stopping.result()
+            if status is Status.TIMEOUT:
+                count = running.result()["content"].get("execution_count")
         except KernelDied as died:
             collector.event("kernel_died", **died.facts)
             status = Status.KILLED
@@ -296,7 +327,7 @@ class Session:
             collector.images = self._exact.restore(collector.images)
         self._exact.clear()
         self.images += collector.images
-        if collector.unsettled and status is not Status.KILLED:
+        if status is Status.TIMEOUT or (collector.unsettled and status is not Status.KILLED):
             settling = asyncio.ensure_future(self._settle(collector))
             cancelled = await _through_cancels(settling) or cancelled
             status = status if settling.result() else Status.KILLED
@@ -323,24 +354,35 @@ class Session:
     async def _stop_cell(
         self, channel: KernelChannel, running: asyncio.Future[Any], collector: OutputCollector
     ) -> Status:
-        """SIGINT, then a grace period. TIMEOUT where the cell ended, KILLED where the kernel has to go."""
-        await channel.interrupt()
+        """SIGINT, more of them where the cell goes on. TIMEOUT where it ended, KILLED where the kernel has to go.
+
+        One alone may be lost: just before the code begins, or in a callback of the garbage collector.
+        """
         try:
             async with asyncio.timeout(GRACE_SECONDS):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(collector.begun.wait(), GRACE_SECONDS / 4)
+                await channel.interrupt()
+                for part in (1 / 2, 1 / 4):
+                    if (await asyncio.wait([running], timeout=GRACE_SECONDS * part))[0]:
+                        break
+                    collector.event("interrupted_again")
+                    await channel.interrupt()
                 await asyncio.shield(running)
-            return Status.TIMEOUT
         except TimeoutError:
             collector.event("kernel_killed", why=f"the cell did not end within {GRACE_SECONDS} s of the interrupt")
+            return Status.KILLED
         except KernelDied as died:
             collector.event("kernel_died", **died.facts)
-        return Status.KILLED
+            return Status.KILLED
+        return Status.TIMEOUT
 
     async def _settle(self, collector: OutputCollector) -> bool:
         """Make the kernel hold what was taken in of this cell and nothing else; False where it cannot be brought to."""
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
-                first = len(self.images) - len(collector.images)
-                await self._call("settle", [image.index for image in collector.images], first=first)
+                anew = collector.images if collector.unsettled else []
+                await self._call("settle", [image.index for image in anew], first=len(self.images) - len(anew))
             return True
         except (TimeoutError, KernelError) as error:
             collector.event("kernel_killed", why=f"its images could not be set right ({error or 'no answer'})")
@@ -469,7 +511,7 @@ class Session:
             if len(back.cells) == len(self.cells):
                 return
             before = self.images, self.cells
-            await self._release()
+            await self._give_back()
             self.images, self.cells = back.images, back.cells
             self._log("rewound", cells=len(self.cells), taken_back=len(before[1]) - len(self.cells))
             try:
@@ -490,7 +532,7 @@ class Session:
         later = {image.index for cell in self.cells[count:] for image in cell.images}
         twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
         twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
-        twin._channel = twin._lease = None
+        twin._channel = twin._lease = twin._slot = None
         twin._exact, twin._room = Exact(), Room()
         return twin
 
@@ -502,39 +544,56 @@ class Session:
         collector.events += self.events[known:]
         del self.events[known:]  # they belong to the cell
         if collector.images:
-            await self._call("restore", [image.index for image in collector.images])
+            try:
+                await self._call("restore", [image.index for image in collector.images])
+            except BaseException:
+                await self._drop()
+                raise
 
     async def _replay(self) -> None:
         """Run again every cell that ended by itself; give back the images of those that did not."""
-        assert self._channel is not None
         count = sum(image.origin == "input" for image in self.images)
         for number, cell in enumerate(self.cells):
-            made = [image.index for image in cell.images]
-            again = OutputCollector(next_index=count, limit=self.budget.output_chars, take_image=self._take_output)
-            if cell.status in (Status.OK, Status.ERROR):
-                try:
-                    async with asyncio.timeout(10 + 3 * cell.seconds):
-                        await self._channel.execute(cell.source, again)
-                except (TimeoutError, KernelDied) as error:
-                    raise KernelError(
-                        f"The kernel's state could not be brought back: cell {number} did not run again "
-                        f"({str(error) or 'timeout'}). Start a new session from the images."
-                    ) from error
-                pairs = zip(cell.images, again.images, strict=False)
-                differing = [old.name for old, new in pairs if old.pixel_sha256 != new.pixel_sha256]
-                if differing or len(again.images) != len(made):
-                    self._log("replay_differs", cell=number, images=differing, count=len(again.images))
-            missing = made[len(again.images) :]
-            if again.unsettled or len(again.images) > len(made):
-                await self._call("settle", made, first=count)
-            elif missing:
-                await self._call("restore", missing)
-            count += len(made)
+            if _good(cell):
+                await self._run_again(number, cell, count)
+            elif cell.images:
+                await self._call("restore", [image.index for image in cell.images])
+            if not _good(cell) and cell.execution_count is not None:
+                await self._call("skip", [], count=cell.execution_count, source=cell.source)
+            count += len(cell.images)
         self._exact.clear()
-        self._log("cells_replayed", count=sum(cell.status in (Status.OK, Status.ERROR) for cell in self.cells))
+        left_out = [number for number, cell in enumerate(self.cells) if cell.status is Status.TIMEOUT]
+        self._log(
+            "cells_replayed", count=sum(map(_good, self.cells)), **({"interrupted": left_out} if left_out else {})
+        )
+
+    async def _run_again(self, number: int, cell: CellResult, count: int) -> None:
+        """Run a good cell again in a kernel that holds `count` images; then it holds those the cell made at first."""
+        assert self._channel is not None
+        again = OutputCollector(next_index=count, limit=self.budget.output_chars, take_image=self._take_output)
+        try:
+            async with asyncio.timeout(10 + REPLAY_FACTOR * cell.seconds):
+                await self._channel.execute(cell.source, again)
+        except (TimeoutError, KernelDied) as error:
+            slow = f"it took {cell.seconds:.1f} s at first and {REPLAY_FACTOR:g} times that and 10 s now"
+            raise KernelError(
+                f"The kernel's state could not be brought back: cell {number} did not run again "
+                f"({str(error) or slow}). Start a new session from the images."
+            ) from error
+        pairs = zip(cell.images, again.images, strict=False)
+        differing = [old.name for old, new in pairs if old.pixel_sha256 != new.pixel_sha256]
+        if differing or len(again.images) != len(cell.images):
+            self._log("replay_differs", cell=number, images=differing, count=len(again.images))
+        if differing or again.unsettled or len(again.images) != len(cell.images):
+            await self._call("settle", [image.index for image in cell.images], first=count)
 
     def _log(self, kind: str, **data: Any) -> None:
         self.events.append(Event(kind=kind, time=time.time(), data=data))
+
+
+def _good(cell: CellResult) -> bool:
+    """Whether a cell ended by itself, so that it can be run again."""
+    return cell.status in (Status.OK, Status.ERROR)
 
 
 async def _through_cancels(work: asyncio.Future[Any]) -> bool:

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from kernel_agent.errors import TrajectoryError
 from kernel_agent.trajectory.codec import decode, encode

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,18 +19,17 @@ from hostile import GRIP, OFFENCES
 from hosts import host
 from PIL import Image
 
-from kernel_agent import Session, Status
+from kernel_agent import KernelOptions, Session, Status
 from kernel_agent.errors import KernelError
 from kernel_agent.session.channel import KernelChannel
 from kernel_agent.session.conversation import ChannelLimits, KernelDied
 from kernel_agent.session.messages import Message
-from kernel_agent.session.session import _short_folder
 from kernel_agent.types import CellResult, StreamOutput, TextOutput
 
 
 @asynccontextmanager
 async def started(**limits: Any) -> AsyncIterator[KernelChannel]:
-    channel = KernelChannel(_short_folder(), provisioner="codevision-local", limits=ChannelLimits(**limits))
+    channel = KernelChannel(KernelOptions(isolation="none", fork=False), limits=ChannelLimits(**limits))
     await channel.start()
     try:
         yield channel
@@ -95,7 +95,9 @@ async def test_an_end_ends_every_wait(code: str) -> None:
         got: list[Message] = []
         with pytest.raises(KernelDied, match="process ended"):
             async with asyncio.timeout(10):
-                await channel.execute(f"import sys; print('heard', flush=True); import time; time.sleep(0.1); {code}", got.append)
+                await channel.execute(
+                    f"import sys; print('heard', flush=True); import time; time.sleep(0.1); {code}", got.append
+                )
         assert written(got) == "heard\n"
         assert not channel.alive
         with pytest.raises(KernelDied, match="process ended"):
@@ -142,7 +144,7 @@ async def test_a_cell_has_only_so_much_to_say(code: str, limits: dict[str, int],
 
 
 async def test_a_kernel_of_somebody_else() -> None:
-    folder = _short_folder()
+    folder = Path(tempfile.mkdtemp(prefix="cv-"))  # short enough for a socket
     info = {
         **{f"{name}_port": port for port, name in enumerate(("shell", "iopub", "stdin", "control", "hb"), 1)},
         "ip": str(folder / "k"),
@@ -365,13 +367,13 @@ def test_no_file_of_a_kernel_is_touched(tmp_path: Path) -> None:
     target.write_text("as it was")
     plant = (
         "import os, glob, time\n"
-        f"target, root = {str(target)!r}, os.path.dirname(os.getcwd())\n"
+        f"target, root = {str(target)!r}, os.path.dirname(os.path.dirname(os.getcwd())) + '/run'\n"
         "for name in [*glob.glob(root + '/kernel*.json'), *(f'{root}/{n}' for n in ('kernel.json', 'kernel.log', 'input-0.raw'))]:\n"
         "    if os.path.lexists(name): os.unlink(name)\n"
         "    os.symlink(target, name)\n"
         "os._exit(1)"
     )
-    with Session([Image.new("RGB", (9, 9))]) as session:
+    with Session([Image.new("RGB", (9, 9))], kernel=KernelOptions(isolation="none")) as session:
         session.run("x = 7")
         assert session.run(plant).status is Status.KILLED
         assert re.match("7", text(session.run("print(x, image_0.size)")))

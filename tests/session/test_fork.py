@@ -339,7 +339,7 @@ def test_trunk_closed_first(picture: Image.Image) -> None:
     assert text(trunk.run("n")) == "1"  # a closed session starts again, in a kernel of its own
     twig.close()
     assert wait_for(lambda: all(gone(process) for process in processes), 5)
-    assert not folder.path.exists()
+    assert not folder.exists()
     assert not gone(pid(trunk))
     trunk.close()
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kernel_agent import Budget, Session, Status
+from kernel_agent import Budget, KernelOptions, Session, Status
 from kernel_agent.errors import InputError
 from kernel_agent.session.images import ViewBounds, encode_png, pixel_sha256
 from kernel_agent.session.pixels import Exact, Files, Pixels, Room
@@ -350,7 +350,7 @@ def test_a_picture_that_can_only_come_back_with_loss_is_an_event(tmp_path: Path)
         "import os\nnoise = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)\n"
         f"if not os.path.exists({str(flag)!r}):\n    open({str(flag)!r}, 'w').close()\n    display(PIL.Image.fromarray(noise))"
     )
-    with Session(encoding=LOSSY) as session:
+    with Session(encoding=LOSSY, kernel=KernelOptions(isolation="none")) as session:  # the file has to stay
         (image,) = session.run(code).images
         cell = session.run("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
         assert cell.status is Status.KILLED

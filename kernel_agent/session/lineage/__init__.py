@@ -12,6 +12,7 @@ arithmetic outside any wrapped call while the crop itself is gone. Code that wan
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 Affine = tuple[float, float, float, float, float, float]
@@ -56,7 +57,7 @@ def origin(obj: Any) -> tuple[int, Affine] | None:
 
 
 def trim(error: BaseException) -> None:
-    """Take a wrapper of ours off the end of an error's traceback, so that it ends in the user's own line.
+    """Take a wrapper or signal handler of ours off the end of an error's traceback, so that it ends in the user's own line.
 
     Wrappers further up hide themselves (`__tracebackhide__`), but IPython always shows the last frame, which is ours where
     the wrapped function is compiled (OpenCV, `np.array`).
@@ -64,5 +65,9 @@ def trim(error: BaseException) -> None:
     before, last = None, error.__traceback__
     while last is not None and last.tb_next is not None:
         before, last = last, last.tb_next
-    if before is not None and last is not None and last.tb_frame.f_globals.get("__package__") == __name__:
+    if before is not None and last is not None and _ours(last.tb_frame.f_globals):
         before.tb_next = None
+
+
+def _ours(module: Mapping[str, Any]) -> bool:
+    return module.get("__package__") == __name__ or module.get("__name__") == "kernel_agent.session.interrupts"
