@@ -57,7 +57,7 @@ class Limits:
     frame_bytes: int = 1 << 28
     message_frames: int = 64
     message_bytes: int = 1 << 28
-    handshake_seconds: float = 10.0
+    handshake_seconds: float = 30.0
 
 
 class Connection(asyncio.BufferedProtocol):
