@@ -73,12 +73,17 @@ class MemoryCap:
                     self._cgroup.add(pid)
         _watch.add(self)
 
+    def explain(self) -> str:
+        """`reason`, after asking the control group."""
+        if not self.reason and self._cgroup is not None and self._cgroup.kills():
+            self.reason = self._words(self.memory_bytes + OWN_BYTES)
+        return self.reason
+
     def stop(self) -> None:
         """End, once the kernel is gone. Safe to call twice. Whatever is left in its control group is killed."""
         _watch.remove(self)
         if self._cgroup is not None:
-            if not self.reason and self._cgroup.kills():
-                self.reason = self._words(self.memory_bytes + OWN_BYTES)
+            self.explain()
             self._cgroup.remove()
             self._cgroup = None
 

@@ -72,7 +72,7 @@ class Kernel:
             scratch=scratch,
             namespaces=how == "namespaces",
             user=self.user,
-            memory_mb=400,
+            memory_mb=1024,
         )
         words = command(plan, ["-f", str(file)])
         if how == "bubblewrap":
