@@ -27,6 +27,9 @@ BUSY_SECONDS = 0.05
 IDLE_SECONDS = 1.0
 AWAKE_SECONDS = 2.0
 _MIB = 1 << 20
+OWN_BYTES = 128 * _MIB
+"""What the interpreter and its libraries use themselves: on top of what the code may use, or a process that is about to get its
+MemoryError would be killed instead."""
 
 
 class MemoryCap:
@@ -47,7 +50,7 @@ class MemoryCap:
     ) -> None:
         """Args:
         pid: the kernel's process, as this process sees it (the outermost of bubblewrap, the one between of a plain start).
-        memory_bytes: of the whole tree.
+        memory_bytes: of the whole tree, besides `OWN_BYTES`.
         processes: of the whole tree; more, and it is killed too.
         group: the kernel's process group, if its processes are also to be found by that (MEDIUM).
         killed: called with the reason, from the watchdog's thread, after the kill.
@@ -63,7 +66,7 @@ class MemoryCap:
 
     def start(self) -> None:
         """Begin, once the kernel's process exists."""
-        self._cgroup = MemoryGroup.make(self.memory_bytes)
+        self._cgroup = MemoryGroup.make(self.memory_bytes + OWN_BYTES)
         if self._cgroup is not None:
             with contextlib.suppress(OSError):
                 for pid in tree(self.pid):
@@ -73,7 +76,7 @@ class MemoryCap:
     def explain(self) -> str:
         """`reason`, after asking the control group."""
         if not self.reason and self._cgroup is not None and self._cgroup.kills():
-            self.reason = self._words(self.memory_bytes)
+            self.reason = self._words(self.memory_bytes + OWN_BYTES)
         return self.reason
 
     def stop(self) -> None:
@@ -95,9 +98,9 @@ class MemoryCap:
         self._family = sorted(family)
         self._seen = [activity(pid) for pid in self._family]  # before the sizes: a later change leads to another look
         used = resident(family)
-        if used > self.memory_bytes:
+        if used > self.memory_bytes + OWN_BYTES:
             used = proportional(family)
-        if used > self.memory_bytes:
+        if used > self.memory_bytes + OWN_BYTES:
             self._kill(family, self._words(used))
         elif len(family) > self.processes:
             self._kill(family, f"processes: {len(family)} of {self.processes}")
@@ -110,7 +113,8 @@ class MemoryCap:
         _watch.wake()
 
     def _words(self, used: int) -> str:
-        return f"memory: used {used / _MIB:.0f} of {self.memory_bytes / _MIB:.0f} MB"
+        own = f"{OWN_BYTES / _MIB:.0f} MB for Python itself"
+        return f"memory: used {used / _MIB:.0f} of {self.memory_bytes / _MIB:.0f} MB (and {own})"
 
     def _kill(self, family: set[int], reason: str) -> None:
         self.reason = reason

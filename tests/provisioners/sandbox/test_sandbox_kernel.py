@@ -15,6 +15,7 @@ from jupyter_client.connect import write_connection_file
 
 from kernel_agent.provisioners.sandbox import bwrap, users
 from kernel_agent.provisioners.sandbox.levels import Level
+from kernel_agent.provisioners.sandbox.memory import MemoryCap
 from kernel_agent.provisioners.sandbox.prepare import clear, command, environment, prepare
 from kernel_agent.provisioners.sandbox.spawn import spawn
 
@@ -42,6 +43,17 @@ print(os.read(heard, 100).decode())
 os.wait();
 """
 
+GROW = """
+import numpy as np
+kept = []
+try:
+    while True:
+        kept.append(np.ones(1 << 17))
+except MemoryError:
+    kept = None
+    print("MemoryError")
+"""
+
 
 class Kernel:
     """A kernel with a client of its own."""
@@ -66,6 +78,8 @@ class Kernel:
         if how == "bubblewrap":
             words = [*bwrap.prefix(plan), *words]
         self.process = spawn(words, env=environment(plan, os.environ), start_new_session=True)
+        self.cap = MemoryCap(self.process.pid, plan.memory_bytes, plan.processes)
+        self.cap.start()
         self.client = BlockingKernelClient(connection_file=str(file))
         self.client.load_connection_file()
         self.client.start_channels()
@@ -84,7 +98,7 @@ class Kernel:
             content = message["content"]
             said.append(content.get("text") or content.get("ename") or content.get("data", {}).get("text/plain", ""))
 
-        self.client.execute_interactive(code, output_hook=hook, timeout=60, allow_stdin=False)
+        self.client.execute_interactive(code, output_hook=hook, timeout=60, allow_stdin=False, stop_on_error=False)
         return "".join(said).strip()
 
     def close(self) -> None:
@@ -92,6 +106,7 @@ class Kernel:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self.cap.stop()
         users.give_back(self.user)
         clear(self.folder)
 
@@ -107,7 +122,9 @@ def kernel(way: tuple[str, str]) -> Iterator[Kernel]:
 def test_pictures_an_interrupt_a_branch_and_memory(kernel):
     assert kernel.run(PICTURES) == "3 262144"
     assert kernel.run(BRANCH) == "bound"
-    identifier = kernel.client.execute("import time\nprint('on', flush=True)\nwhile True: time.sleep(0.05)")
+    identifier = kernel.client.execute(
+        "import time\nprint('on', flush=True)\nwhile True: time.sleep(0.05)", stop_on_error=False
+    )
     while kernel.client.get_iopub_msg(timeout=20)["msg_type"] != "stream":
         pass
     os.killpg(kernel.process.pid, signal.SIGINT)
@@ -115,6 +132,7 @@ def test_pictures_an_interrupt_a_branch_and_memory(kernel):
         pass
     assert reply["content"]["ename"] == "KeyboardInterrupt"
     assert kernel.run("bytearray(3 << 30)") == "MemoryError"
+    assert kernel.run(GROW) == "MemoryError"
     assert kernel.run("1 + 1") == "2"
     assert kernel.run("import socket; socket.socket()") == "PermissionError"
 

@@ -54,11 +54,11 @@ def capped():
 
 def test_one_process_over_the_cap_is_killed_and_told_why(capped):
     heard: list[str] = []
-    process, cap = capped(TAKES.format(300), 150, killed=heard.append)
+    process, cap = capped(TAKES.format(400), 150, killed=heard.append)
     assert process.wait(20) == -signal.SIGKILL
     cap.stop()
     assert cap.reason.startswith("memory: used ")
-    assert cap.reason.endswith(" of 150 MB")
+    assert " of 150 MB (" in cap.reason
 
 
 def test_many_processes_each_under_the_cap_are_killed_together(capped):
@@ -70,7 +70,7 @@ for _ in range(8):
         time.sleep(60)
 time.sleep(60)
 """
-    process, cap = capped(code, 200)
+    process, cap = capped(code, 150)
     members: set[int] = set()
     until = time.monotonic() + 5
     while process.poll() is None and time.monotonic() < until:
@@ -79,7 +79,7 @@ time.sleep(60)
     # a control group may have killed the largest, and the rest goes on under the cap; the watchdog kills all
     assert process.poll() in (None, -signal.SIGKILL)
     assert len(members) > 2
-    assert resident(members) < 200 * MIB
+    assert resident(members) < 300 * MIB
     cap.stop()
     assert cap.reason.startswith("memory: used ")
 
