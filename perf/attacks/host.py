@@ -16,11 +16,19 @@ SAMPLE_SECONDS = 0.05
 
 @dataclass(kw_only=True)
 class Peaks:
-    """Largest rise over the beginning: processes, shared memory, unavailable memory (MiB), disk (MiB, files)."""
+    """Largest rise over the beginning, in MiB where it is no count.
+
+    Attributes:
+        processes: of the machine.
+        shared_mb: the machine's memory in tmpfs, memory files and shared maps.
+        tree_mb: largest sum of the proportional memory of the processes watched, not a rise.
+        disk_mb, files: taken on the disk that holds /tmp.
+        own_mb: of this process.
+    """
 
     processes: int = 0
     shared_mb: float = 0
-    memory_mb: float = 0
+    tree_mb: float = 0
     disk_mb: float = 0
     files: int = 0
     own_mb: float = 0
@@ -59,6 +67,14 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def proportional_mb(pid: int) -> float:
+    """A process's memory, its part of what it shares with others; 0 where it is gone or may not be looked at."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return 0
+
+
 def meminfo() -> dict[str, int]:
     """/proc/meminfo in KiB."""
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -66,8 +82,8 @@ def meminfo() -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Peaks]:
-    """Sample the machine until the end of the block; `own_mb` is the rise of this process's own peak."""
+def watching(root: int | None = None) -> Iterator[Peaks]:
+    """Sample the machine until the end of the block, and the process `root` with all below it."""
     peaks, over = Peaks(), threading.Event()
     memory, files, count = meminfo(), os.statvfs("/tmp"), _processes()
     disk = shutil.disk_usage("/tmp").used
@@ -78,7 +94,8 @@ def watching() -> Iterator[Peaks]:
         now, stat = meminfo(), os.statvfs("/tmp")
         peaks.processes = max(peaks.processes, _processes() - count)
         peaks.shared_mb = max(peaks.shared_mb, (now["Shmem"] - memory["Shmem"]) / 1024)
-        peaks.memory_mb = max(peaks.memory_mb, (memory["MemAvailable"] - now["MemAvailable"]) / 1024)
+        if root is not None:
+            peaks.tree_mb = max(peaks.tree_mb, sum(map(proportional_mb, (root, *descendants(root)))))
         peaks.disk_mb = max(peaks.disk_mb, (shutil.disk_usage("/tmp").used - disk) / MIB)
         peaks.files = max(peaks.files, files.f_ffree - stat.f_ffree)
         peaks.own_mb = max(peaks.own_mb, (int(status_line("self", "VmHWM").split()[0]) - own) / 1024)

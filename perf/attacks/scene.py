@@ -154,9 +154,9 @@ class Scene:
             raise NotIsolated("the kernel shares a namespace with the host")
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[Peaks]:
-        """What the machine is used for meanwhile."""
-        with watching() as peaks:
+    def watching(self, session: Session | None = None) -> Iterator[Peaks]:
+        """What the machine, and a session's processes, use meanwhile."""
+        with watching(self.pids(session)[0] if session else None) as peaks:
             yield peaks
 
 

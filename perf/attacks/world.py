@@ -56,7 +56,8 @@ class World:
         package = Path(str(kernel_agent.__file__)).parents[1]
         self.package_env: Path | None = None
         if os.access(package, os.W_OK):
-            self.package_env = self.file(package / f".{NAME}-{number}.env")
+            self.package_env = package / f".{NAME}-{number}.env"
+            self.package_env.write_text(new_secret())
             self.stack.callback(self.package_env.unlink, missing_ok=True)
         self.pth = Path(sysconfig.get_paths()["purelib"]) / f"{NAME}-{number}.pth"
         self.program = Path("/usr/local/bin") / f"{NAME}-{number}"
@@ -77,7 +78,7 @@ class World:
         self.stack.close()
 
     def file(self, path: Path) -> Path:
-        """A file with a secret that anybody may read, write and replace."""
+        """A file with a secret that anybody may read, write and replace, in a folder of ours."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o777)
         path.write_text(new_secret())

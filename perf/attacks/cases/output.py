@@ -93,7 +93,7 @@ def descriptor(scene: Scene) -> str:
         behind = Path(f"/proc/{scene.inner_pid(session)}/fd/1")
         log = behind.resolve()
         with scene.watching() as peaks:
-            scene.run(code, session=session, seconds=12)
+            scene.run(code, session=session, seconds=6)
         stored = log.stat().st_size / MIB if log.is_file() else 0
         if stored > 100:
             return f"{stored:.0f} MiB were written to {log.name}"
@@ -123,7 +123,7 @@ def long_lines(scene: Scene) -> str:
 @case("many displays", Result.CONTAINED, EVERYWHERE, seconds=60)
 def displays(scene: Scene) -> str:
     """200,000 small displays, each within any limit, do not add up."""
-    return flood(scene, "for n in range(200_000): display({'text/plain': 'y' * 2000}, raw=True)")
+    return flood(scene, "for n in range(200_000): display({'text/plain': 'y' * 2000}, raw=True)", 6)
 
 
 @case("endless multipart", Result.CONTAINED, EVERYWHERE, seconds=60)

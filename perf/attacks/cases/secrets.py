@@ -136,7 +136,7 @@ FALSE_BWRAPS = {
 def false_bubblewrap(scene: Scene) -> str:
     """A `bwrap` that only seems to work is not believed: the kernel is isolated in another way or is not started, and is told why."""
     path = scene.world.file(scene.world.folder / "behind-bwrap")
-    scripts = dict(list(FALSE_BWRAPS.items())[-1:]) if scene.profile.level is Isolation.MEDIUM else FALSE_BWRAPS
+    scripts = FALSE_BWRAPS if scene.profile.namespaces == "bubblewrap" else dict(list(FALSE_BWRAPS.items())[-1:])
     for what, script in scripts.items():
         folder = scene.world.folder / f"bin-{len(what)}"
         folder.mkdir(exist_ok=True)
