@@ -41,12 +41,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()
     before = dict(os.environ)
-    from kernel_agent.provisioners.zygote.warm import fill_pools, warm_up
+    from kernel_agent.provisioners.zygote.warm import fill_gaps, warm_up
 
     app: Any = warm_up()  # upstream has no types
     imported = {name: value for name, value in os.environ.items() if before.get(name) != value and name != "IPYTHONDIR"}
     gc.collect()
-    fill_pools()
+    fill_gaps()
     gc.freeze()  # else a collection in a kernel would touch, and so copy, every object
     _check(link)
     _try(app, link)
