@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from kernel_agent.provisioners.zygote.warm_app import WarmApp
 
 PACKET_BYTES = 1 << 20
+STDIO = 3
+"""Descriptors that come with an order."""
 TRY_SECONDS = 20
 LOOK_MS = 1000
 """How often it looks whether its host is still there; a closed socket tells it at once."""
@@ -121,7 +123,7 @@ def _serve(link: socket.socket, host: int) -> dict[str, Any]:
         if link.fileno() not in ready:
             continue
         try:
-            data, descriptors, _, _ = socket.recv_fds(link, PACKET_BYTES, 3)
+            data, descriptors, _, _ = socket.recv_fds(link, PACKET_BYTES, STDIO)
         except OSError:
             data, descriptors = b"", []
         if not data:
@@ -129,6 +131,8 @@ def _serve(link: socket.socket, host: int) -> dict[str, Any]:
         order: dict[str, Any] = json.loads(data)
         parent = os.getpid()
         try:
+            if len(descriptors) < STDIO:
+                raise OSError("the fork server has no file descriptors left")
             pid = os.fork()
         except OSError as error:
             _send(link, kernels, {"id": order["id"], "error": str(error)})
