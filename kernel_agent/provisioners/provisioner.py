@@ -22,13 +22,15 @@ from kernel_agent.provisioners.environment import harmless
 from kernel_agent.provisioners.run_folder import RunFolder, kernel_behind
 from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.probes import Choice, How, choose, likely
-from kernel_agent.provisioners.zygote.parent import ForkedProcess, ForkError, Order
+from kernel_agent.provisioners.zygote.parent import ForkedProcess, ForkError, Order, WarmParent
 from kernel_agent.provisioners.zygote.parents import Warmth, ask
 
 T = TypeVar("T")
 
-WAIT_SECONDS = 30.0
-"""How long a kernel waits for its parent to be warm, and then for its fork, before it starts the ordinary way."""
+WARM_SECONDS = 30.0
+"""How long a kernel waits for its parent to be warm before it starts the ordinary way."""
+QUIET_SECONDS = 10.0
+"""How long its parent may be silent while it waits for its fork; a hundred others may be before it."""
 GONE_SECONDS = 2.0
 """How long `kill` waits for the end of a process."""
 _LAUNCHER = "kernel_agent.session.kernel_app"
@@ -161,7 +163,7 @@ class CodeVisionProvisioner(LocalProvisioner):
         parent = ask(Warmth.of(tuple(cmd[:-4]), env))
         if isinstance(parent, str):
             raise ForkError(parent)
-        warm = await _within(WAIT_SECONDS, parent, lambda late: None)
+        warm = await _within(WARM_SECONDS, parent, lambda late: None)
         order = Order(
             file=cmd[-1],
             cwd=str(options["cwd"]),
@@ -169,7 +171,8 @@ class CodeVisionProvisioner(LocalProvisioner):
             plan=plan.to_json() if plan is not None else "",
         )
         with _stdio(options) as descriptors:
-            return await _within(WAIT_SECONDS, warm.spawn(order, descriptors), ForkedProcess.kill)
+            asked = warm.spawn(order, descriptors)
+        return await _within(QUIET_SECONDS, asked, ForkedProcess.kill, warm)
 
     async def send_signal(self, signum: int) -> None:
         """A signal to the kernel's process group."""
@@ -259,19 +262,41 @@ def _stdio(options: dict[str, Any]) -> Iterator[list[int]]:
         yield [nowhere.fileno(), out, err]
 
 
-async def _within(seconds: float, future: Future[T], unwanted: Callable[[T], object]) -> T:
-    """Wait from any event loop. A result that comes when nobody waits any more goes to `unwanted`."""
+async def _within(
+    seconds: float, future: Future[T], unwanted: Callable[[T], object], parent: WarmParent | None = None
+) -> T:
+    """Wait from any event loop, and on while the parent is heard of. A result that comes too late goes to `unwanted`."""
 
     def late(done: Future[T]) -> None:
         if done.exception() is None:
             unwanted(done.result())
 
     try:
-        async with asyncio.timeout(seconds):
-            return await asyncio.shield(asyncio.wrap_future(future))
-    except TimeoutError as error:
-        future.add_done_callback(late)
-        raise ForkError(f"the fork server did not answer within {seconds:.0f} s") from error
+        while True:
+            heard = parent.heard if parent else 0
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    return await _result(future)
+            if parent is None or parent.heard == heard:
+                break
     except asyncio.CancelledError:
         future.add_done_callback(late)
         raise
+    future.add_done_callback(late)
+    if parent is not None:
+        parent.late = True
+    raise ForkError(f"the fork server did not answer within {seconds:.0f} s")
+
+
+async def _result(future: Future[T]) -> T:
+    """Its result, which may come when this waits no more, or its loop is closed."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def tell(future: Future[T]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(done.set)
+
+    future.add_done_callback(tell)
+    await done.wait()
+    return future.result()

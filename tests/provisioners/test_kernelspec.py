@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jupyter_kernel_test
 import pytest
+from ipykernel.iostream import IOPubThread
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 
@@ -70,7 +70,7 @@ class Ours:
     )
     code_inspect_sample = "zip"
     code_clear_output = "from IPython.display import clear_output; clear_output()"
-    support_iopub_welcome = int(version("ipykernel").split(".")[0]) >= 7
+    support_iopub_welcome = hasattr(IOPubThread, "_handle_subscription")  # from ipykernel 7.1 on
 
 
 class TestPlain(Ours, jupyter_kernel_test.KernelTests):  # type: ignore[misc]

@@ -437,3 +437,26 @@ def test_a_place_without_room_falls_back() -> None:
     assert len(parents._slots) <= parents.MAX_PARENTS
     for warmth in made:
         parents._slots.pop(warmth, None)
+
+
+def own_megabytes(session: Session) -> float:
+    rollup = Path(f"/proc/{provisioner(session).pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in rollup if line.startswith("Private_")) / 1024
+
+
+def test_a_kernel_owns_little_memory_and_an_error_does_not_change_that() -> None:
+    with forked() as session:
+        assert session.run("1 + 1").status is Status.OK
+        fresh = own_megabytes(session)
+        assert fresh < 15
+        cell = session.run("def f(n):\n    return 1 / n\nf(0)")
+        assert cell.status is Status.ERROR
+        assert "return 1 / n" in "".join(cell.outputs[-1].traceback)
+        assert own_megabytes(session) - fresh < 2.5  # all modules looked through, it would be 5
+
+
+def test_a_cell_belongs_to_main() -> None:
+    with forked() as session:
+        session.run("import inspect, sys\ndef f(): return 7")
+        assert said(session, "inspect.getsource(f)") == "def f(): return 7\n"
+        assert said(session, "inspect.getmodule(inspect.currentframe()) is sys.modules['__main__']")

@@ -1,8 +1,8 @@
 """The host's end of one warm parent, and of the kernels forked from it.
 
 Guarantees: usable from any thread and event loop; a future for a kernel ends in a kernel or an error, whatever happens
-to the parent; when the parent is gone, every kernel of it is dead, its process group too, and says so. At most
-`IN_FLIGHT` orders are on the wire, so that sending never blocks an event loop.
+to the parent; when the parent is gone, every kernel of it is dead, its process group too, and says so. Sending never
+blocks an event loop: at most `IN_FLIGHT` orders are on the wire, fewer where they are large.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -89,6 +90,18 @@ class ForkedProcess:
             self.ended.set_result(status)
 
 
+def _copies(descriptors: Sequence[int]) -> list[int]:
+    """Duplicates of all, or of none. Raises OSError where there are no descriptors left."""
+    made: list[int] = []
+    try:
+        made.extend(os.dup(descriptor) for descriptor in descriptors)
+    except OSError:
+        for descriptor in made:
+            os.close(descriptor)
+        raise
+    return made
+
+
 @dataclass(kw_only=True, eq=False)
 class _Asked:
     """An order that has no process yet."""
@@ -107,6 +120,10 @@ class WarmParent:
         """Start it. Raises OSError where there is no such interpreter."""
         self.ready: Future[WarmParent] = Future()
         self.why = ""
+        self.heard = 0
+        """How many messages came from it: it is at work as long as this grows."""
+        self.late = False
+        """Somebody gave up waiting, and nothing was heard since."""
         self._lock = threading.Lock()
         self._waiting: deque[_Asked] = deque()
         self._sent: dict[int, _Asked] = {}
@@ -127,12 +144,13 @@ class WarmParent:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        except BaseException:
-            self._link.close()
-            raise
-        finally:
             theirs.close()
-        threading.Thread(target=self._listen, name="codevision-fork", daemon=True).start()
+            threading.Thread(target=self._listen, name="codevision-fork", daemon=True).start()
+        except BaseException:  # where it runs already, it sees that the link is closed
+            theirs.close()
+            self._link.close()
+            self._words.close()
+            raise
 
     @property
     def pid(self) -> int:
@@ -158,7 +176,7 @@ class WarmParent:
         packet = json.dumps(message).encode()
         if len(packet) > _MAX_ORDER_BYTES:
             raise ForkError(f"the environment of {len(packet)} bytes is over {_MAX_ORDER_BYTES}")
-        asked = _Asked(number=number, packet=packet, descriptors=[os.dup(fd) for fd in stdio], result=Future())
+        asked = _Asked(number=number, packet=packet, descriptors=_copies(stdio), result=Future())
         with self._lock:
             self._waiting.append(asked)
         self._pump()
@@ -176,35 +194,38 @@ class WarmParent:
 
     def _pump(self) -> None:
         """Send what may be sent."""
-        failed: list[_Asked] = []
+        failed: list[tuple[_Asked, str]] = []
         with self._lock:
             while self._waiting and (self._dead or len(self._sent) < IN_FLIGHT):
-                asked = self._waiting.popleft()
+                asked = self._waiting[0]
                 try:
                     if self._dead:
-                        raise OSError(self.why)
-                    socket.send_fds(self._link, [asked.packet], asked.descriptors)
+                        raise OSError(self.why or "the fork server is gone")
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", asked.descriptors))
+                    self._link.sendmsg([asked.packet], [rights], socket.MSG_DONTWAIT)
                     self._sent[asked.number] = asked
-                except OSError:
-                    failed.append(asked)
-                finally:
-                    for descriptor in asked.descriptors:
-                        os.close(descriptor)
-        for asked in failed:
-            asked.result.set_exception(ForkError(self.why or "the fork server is gone"))
+                except BlockingIOError:  # the socket is full of what is sent: its answers bring us back here
+                    break
+                except OSError as error:
+                    failed.append((asked, str(error)))
+                self._waiting.popleft()
+                for descriptor in asked.descriptors:
+                    os.close(descriptor)
+        for asked, why in failed:
+            asked.result.set_exception(ForkError(why))
 
     def _listen(self) -> None:
-        """Take the parent's messages until it is gone."""
-        while True:
-            try:
-                data = self._link.recv(_PACKET_BYTES)
-            except OSError:
-                data = b""
-            if not data:
-                break
-            self._take(json.loads(data))
-            self._pump()
-        self._over()
+        """Take the parent's messages until it is gone, or says what it cannot mean."""
+        try:
+            while data := self._link.recv(_PACKET_BYTES):
+                self.heard += 1
+                self.late = False
+                self._take(json.loads(data))
+                self._pump()
+        except OSError:
+            pass
+        finally:
+            self._over()
 
     def _take(self, message: dict[str, Any]) -> None:
         if "ready" in message:
@@ -232,7 +253,9 @@ class WarmParent:
 
     def _over(self) -> None:
         """It is gone: so are its kernels."""
-        self._link.close()
+        with self._lock:  # nobody is sending
+            self._dead = True
+            self._link.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
         if self._process.poll() is None:  # it hangs
@@ -243,7 +266,6 @@ class WarmParent:
         self._words.close()
         self.why = f"the fork server ended with status {status}. {words}".strip()
         with self._lock:
-            self._dead = True
             unborn, kernels = list(self._sent.values()), [process for _, process in self._kernels.values()]
             self._sent.clear()
             self._kernels.clear()

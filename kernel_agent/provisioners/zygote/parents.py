@@ -4,6 +4,7 @@ The first kernel never waits: it starts the ordinary way, and its parent is warm
 as a second kernel is asked for. That one waits for the parent, as do those after it (about as long as an ordinary
 start takes), so a hundred kernels at once cost one ordinary start and 99 forks. A parent that died is replaced in the
 same way; after `MAX_FAILURES` parents in a row that never got ready, kernels of that environment start the ordinary way.
+So they do while a parent does not answer, or one cannot be started for want of memory, descriptors or processes.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def ask(warmth: Warmth) -> Future[WarmParent] | str:
             slot = _slots[warmth] = _Slot()
     with slot.lock:
         if slot.parent is not None and slot.parent.alive:
-            return slot.parent.ready
+            return "the fork server does not answer" if slot.parent.late else slot.parent.ready
         if slot.failures >= MAX_FAILURES:
             return slot.why
         if slot.parent is not None:
@@ -90,7 +91,7 @@ def ask(warmth: Warmth) -> Future[WarmParent] | str:
             timer.daemon = True
             timer.start()
             return "the fork server is not warm yet: it is started after the first kernel"
-        return _warm(warmth, slot) or slot.why
+        return _warm(warmth, slot) or slot.why or "its fork server was given up for another environment's"
 
 
 def _make_room() -> bool:
@@ -115,8 +116,10 @@ def _warm(warmth: Warmth, slot: _Slot) -> Future[WarmParent] | None:
             return None
         try:
             slot.parent = WarmParent(warmth.interpreter, dict(warmth.env))
-        except OSError as error:
-            slot.failures, slot.why = MAX_FAILURES, f"the fork server could not be started: {error}"
+        except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
+            slot.why = f"the fork server could not be started: {error}"
+            if isinstance(error, (FileNotFoundError, PermissionError)):  # all others may pass
+                slot.failures = MAX_FAILURES
             return None
 
         def note(ready: Future[WarmParent]) -> None:
@@ -133,10 +136,10 @@ def report() -> Report:
     """For `codevision doctor`: whether this process forks its kernels. Starts nothing."""
     if why := unsupported():
         return Report(forks=False, detail=f"{why}: kernels start one by one, with the same behaviour")
-    failures = [slot.why for slot in _slots.values() if slot.why]
+    failures = [slot.why for slot in [*_slots.values()] if slot.why]
     if failures:
         return Report(forks=False, detail=f"{failures[0]}: kernels start one by one, with the same behaviour")
-    warm = sum(bool(slot.parent and slot.parent.alive and slot.parent.ready.done()) for slot in _slots.values())
+    warm = sum(bool(slot.parent and slot.parent.alive and slot.parent.ready.done()) for slot in [*_slots.values()])
     said = f"{warm} warm" if warm else "started with the first kernel"
     return Report(forks=True, detail=f"fork server: {said}")
 

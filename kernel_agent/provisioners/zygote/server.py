@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from kernel_agent.provisioners.zygote.warm_app import WarmApp
 
 PACKET_BYTES = 1 << 20
+STDIO = 3
+"""Descriptors that come with an order."""
 TRY_SECONDS = 20
 LOOK_MS = 1000
 """How often it looks whether its host is still there; a closed socket tells it at once."""
@@ -49,12 +51,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()
     before = dict(os.environ)
-    from kernel_agent.provisioners.zygote.warm import fill_pools, warm_up
+    from kernel_agent.provisioners.zygote.warm import fill_gaps, warm_up
 
     app: Any = warm_up()  # upstream has no types
     imported = {name: value for name, value in os.environ.items() if before.get(name) != value and name != "IPYTHONDIR"}
     gc.collect()
-    fill_pools()
+    fill_gaps()
     gc.freeze()  # else a collection in a kernel would touch, and so copy, every object
     _check(link)
     _try(app, link)
@@ -146,7 +148,7 @@ def _serve(link: socket.socket, host: int) -> dict[str, Any]:
         if link.fileno() not in ready:
             continue
         try:
-            data, descriptors, _, _ = socket.recv_fds(link, PACKET_BYTES, 3)
+            data, descriptors, _, _ = socket.recv_fds(link, PACKET_BYTES, STDIO)
         except OSError:
             data, descriptors = b"", []
         if not data:
@@ -154,6 +156,8 @@ def _serve(link: socket.socket, host: int) -> dict[str, Any]:
         order: dict[str, Any] = json.loads(data)
         parent = os.getpid()
         try:
+            if len(descriptors) < STDIO:
+                raise OSError("the fork server has no file descriptors left")
             pid = os.fork()
         except OSError as error:
             _send(link, {"id": order["id"], "error": str(error)})

@@ -8,6 +8,7 @@ only that the kernel object is made early and given its connections late. Works 
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import zmq
+from ipykernel.compiler import XCachingCompiler
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
@@ -45,6 +47,20 @@ class WarmKernel(IPythonKernel):
             shell.user_ns["__session__"] = os.environ["JPY_SESSION_NAME"]
 
 
+class WarmCompiler(XCachingCompiler):
+    """ipykernel's compiler, which says of each cell that it belongs to `__main__`.
+
+    Else a traceback asks `inspect.getmodule`, which looks for the cell's file in every module there is: the counts of
+    references and the namespaces of those fill 4 MB in each kernel.
+    """
+
+    def cache(self, *args: Any, **kwargs: Any) -> str:
+        """Upstream's: keep the cell's source under a file name, and return the name."""
+        name = str(super().cache(*args, **kwargs))
+        inspect.modulesbyfile[name] = "__main__"
+        return name
+
+
 class WarmApp(kernel_app.KernelApp):
     """The launcher's application, ready up to its sockets."""
 
@@ -61,6 +77,9 @@ class WarmApp(kernel_app.KernelApp):
         app.init_blackhole()
         WarmKernel.instance(parent=app, log=app.log, profile_dir=app.profile_dir, user_ns=app.user_ns)
         app.kernel = WarmKernel.instance()
+        compiler: Any = WarmCompiler
+        app.kernel.shell.compile = compiler()
+        app.log.setLevel(app.log_level)  # else a record is made for each of ipykernel's debug messages, then dropped
         app.kernel.shell._sys_modules_keys = set(sys.modules)
         return cast("Self", app)
 
