@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kernel_agent.agent import Agent
     from kernel_agent.api import ask
-    from kernel_agent.session import Session
+    from kernel_agent.session import KernelPool, PoolMetrics, Session
     from kernel_agent.trajectory import Trajectory
     from kernel_agent.types import Budget, KernelOptions, Sampling, Status, StopReason, Task
 
@@ -22,6 +22,8 @@ __all__ = [
     "Agent",
     "Budget",
     "KernelOptions",
+    "KernelPool",
+    "PoolMetrics",
     "Sampling",
     "Session",
     "Status",
@@ -34,6 +36,8 @@ __all__ = [
 _HOME = {
     "Agent": "agent",
     "ask": "api",
+    "KernelPool": "session",
+    "PoolMetrics": "session",
     "Session": "session",
     "Trajectory": "trajectory",
     "Task": "types",

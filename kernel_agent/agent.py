@@ -21,6 +21,7 @@ from kernel_agent.types import Budget, ImageEncoding, Json, KernelOptions, Sampl
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
+    from kernel_agent.session import KernelPool
     from kernel_agent.session.images import ViewBounds
 
 
@@ -32,7 +33,7 @@ class Agent:
         protocol: how the model says "run this"; a name of `kernel_agent.protocols.PROTOCOLS` or an object.
         budget: limits of a turn.
         sampling: how the model samples; `max_tokens` caps one message.
-        bounds, max_pixels, allow_http, kernel, encoding: as `Session` takes them.
+        bounds, max_pixels, allow_http, kernel, encoding, pool: as `Session` takes them.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Agent:
         allow_http: bool = False,
         kernel: KernelOptions = KernelOptions(),
         encoding: ImageEncoding = ImageEncoding(),
+        pool: KernelPool | None = None,
     ) -> None:
         self.model = model
         self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
         self.budget = budget
         self.sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *self.protocol.stop))))
-        self.bounds, self.max_pixels, self.allow_http, self.kernel = bounds, max_pixels, allow_http, kernel
+        self.bounds, self.max_pixels, self.allow_http = bounds, max_pixels, allow_http
+        self.kernel, self.pool = kernel, pool
         self.encoding = encoding
 
     def session(self, images: tuple[object, ...] = ()) -> Session:
@@ -66,6 +69,7 @@ class Agent:
             allow_http=self.allow_http,
             kernel=self.kernel,
             encoding=self.encoding,
+            pool=self.pool,
         )
 
     def run(
@@ -77,10 +81,14 @@ class Agent:
     async def arun(
         self, task: Task, *, save_to: str | Path | None = None, force: bool = False, watch: Watch | None = None
     ) -> Trajectory:
-        """Run a task to its end and stop its kernel. Raises InputError and StorageError before anything is asked."""
+        """Run a task to its end and stop its kernel. With a pool its turn comes first: the budget's time counts from then on.
+
+        Raises InputError and StorageError before anything is asked, and KernelError where the pool refuses.
+        """
         check_question(task.question)
         conversation = self.converse(task.images, save_to=save_to, force=force)
         try:
+            await conversation.session.areserve()
             await conversation.ask(task.question, watch=watch)
         finally:
             await conversation.aclose()

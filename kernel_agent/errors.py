@@ -6,6 +6,7 @@
     ├── InputError          a question or an image that cannot be taken
     │   └── ImageError      missing, empty, not an image, too large, truncated
     ├── KernelError         the kernel could not be started or brought back
+    │   └── PoolExhausted   a pool had no kernel free in time, or too many wait for one
     ├── ModelError          the model could not be asked
     │   ├── ModelUnreachable    no connection, or it closed
     │   ├── ModelTimeout        no answer in time
@@ -34,6 +35,10 @@ class ImageError(InputError):
 
 class KernelError(CodeVisionError, RuntimeError):
     """The kernel could not be started or brought back."""
+
+
+class PoolExhausted(KernelError):
+    """A pool had no kernel free in time, or too many callers wait for one. Asking again later may help."""
 
 
 class ModelError(CodeVisionError, RuntimeError):

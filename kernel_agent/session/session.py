@@ -9,7 +9,8 @@ and where that fails the kernel is killed, another one started, and the earlier 
 again in an empty folder; every such thing is an event of the cell. So `run` returns within its deadline plus
 `GRACE_SECONDS` where the interrupt is heeded (and `SETTLE_SECONDS` for a check of the kernel), else plus
 `RECOVERY_SECONDS` and `REPLAY_FACTOR` times what the earlier cells took; when a kernel cannot be had in that time it
-raises KernelError. Images are the same afterwards, pixel for pixel, also where code run again makes other ones.
+raises KernelError (a wait in a pool's queue, before the first cell, is not in this). Images are the same afterwards,
+pixel for pixel, also where code run again makes other ones.
 Does not guarantee: that code run again does the same (time, random numbers), what an interrupted cell did before a
 later kill (the event `cells_replayed` lists such cells), or any isolation beyond the level (`session.isolation`).
 """
@@ -58,6 +59,8 @@ from kernel_agent.types import (
 if TYPE_CHECKING:
     from PIL import Image
 
+    from kernel_agent.session.pool import KernelPool
+
 GRACE_SECONDS = 2.0
 """How long an interrupted cell has to end before the kernel is killed."""
 
@@ -81,6 +84,7 @@ class Session:
         allow_http: whether http(s) image URLs are fetched.
         kernel: how its kernels come to life.
         encoding: of the images that cells show: lossless by default.
+        pool: where its kernels come from, in place of `kernel`; it keeps a slot from its start until it is closed.
 
     Raises ImageError for an image that cannot be taken, before any kernel is started.
     """
@@ -96,11 +100,12 @@ class Session:
         allow_http: bool = False,
         kernel: KernelOptions = KernelOptions(),
         encoding: ImageEncoding = ImageEncoding(),
+        pool: KernelPool | None = None,
     ) -> None:
         self.encoding = encoding
         self.names, self.budget, self.max_pixels = names, budget, max_pixels
         self.bounds = bounds or ViewBounds()
-        self.kernel = kernel
+        self.kernel = kernel if pool is None else pool.kernel
         self.images: list[KernelImage] = []
         self.cells: list[CellResult] = []
         self.events: list[Event] = []
@@ -108,6 +113,7 @@ class Session:
         self._pil: dict[int, Image.Image] = {}
         self._exact, self._room = Exact(), Room()
         self._channel: KernelChannel | None = None
+        self._pool = pool
         self._slot: Slot | None = None
         self._lease: Lease | None = None
         self._lock, self._process = asyncio.Lock(), os.getpid()
@@ -163,6 +169,19 @@ class Session:
             await self._start()
         return self
 
+    async def areserve(self) -> None:
+        """Wait for the pool's next free slot; the start then has no queue before it. Does nothing without a pool.
+
+        Raises KernelError where the pool refuses.
+        """
+        async with self._lock:
+            await self._reserve()
+
+    async def _reserve(self) -> Slot:
+        if self._slot is None:
+            self._slot = OwnSlot(self.kernel) if self._pool is None else await self._pool.lease()
+        return self._slot
+
     async def _start(self) -> KernelChannel:
         """The running kernel; a new one with the images and the state of all cells so far where none runs."""
         if self._channel is not None and self._channel.alive:
@@ -172,11 +191,10 @@ class Session:
         await self._drop()
         ran = sum(cell.seconds for cell in self.cells if _good(cell))
         seconds = RECOVERY_SECONDS + REPLAY_FACTOR * ran
+        slot = await self._reserve()
         try:
-            if self._slot is None:
-                self._slot = OwnSlot(self.kernel)
             async with asyncio.timeout(seconds):
-                return await self._bring_up(self._slot)
+                return await self._bring_up(slot)
         except TimeoutError as error:
             await self._give_back()
             raise KernelError(
