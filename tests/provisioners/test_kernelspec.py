@@ -21,7 +21,12 @@ from jupyter_client.kernelspec import KernelSpecManager
 from kernel_agent.provisioners.zygote import close_parents, parents, report
 from kernel_agent.session.channel import _Specs
 
-MODES: dict[str, dict[str, Any]] = {"plain": {"fork": False}, "forked": {"fork": True}}
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {"isolation": "none", "fork": False},
+    "forked": {"isolation": "none", "fork": True},
+    "strong": {"isolation": "strong", "fork": False},
+    "strong-forked": {"isolation": "strong", "fork": True},
+}
 NAME = "codevision"
 
 
@@ -113,6 +118,26 @@ class TestForked(Ours, jupyter_kernel_test.KernelTests):  # type: ignore[misc]
         assert self.km.provisioner.why_not_forked == ""
 
 
+class TestStrong(Ours, jupyter_kernel_test.KernelTests):  # type: ignore[misc]
+    kernel_name = "codevision-strong"
+
+    def test_it_is_of_its_mode(self) -> None:
+        provisioner = self.km.provisioner
+        assert (provisioner.level, provisioner.why_not_forked) == ("strong", "forking is switched off")
+
+
+class TestStrongForked(Ours, jupyter_kernel_test.KernelTests):  # type: ignore[misc]
+    kernel_name = "codevision-strong-forked"
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        warm_up()
+        super().setUpClass()
+
+    def test_it_is_of_its_mode(self) -> None:
+        assert (self.km.provisioner.level, self.km.provisioner.why_not_forked) == ("strong", "")
+
+
 @needs_fork
 class TestForkedWelcome(Ours, jupyter_kernel_test.IopubWelcomeTests):  # type: ignore[misc]
     kernel_name = "codevision-forked"
@@ -170,7 +195,8 @@ def test_jupyter_lists_it() -> None:
 def test_it_meets_its_host_in_a_folder_of_its_own(running: Running) -> None:
     file = Path(running.manager.connection_file)
     info = json.loads(file.read_text())
-    folder = running.manager.provisioner.run_folder.path
+    whole = running.manager.provisioner.run_folder.path
+    folder = running.manager.provisioner.run_folder.meeting
     assert file.parent != folder  # it stays where front ends look
     assert info["transport"] == "ipc"
     assert Path(info["ip"]).parent == folder
@@ -179,14 +205,14 @@ def test_it_meets_its_host_in_a_folder_of_its_own(running: Running) -> None:
     assert (folder / "kernel.json").stat().st_mode & 0o777 == 0o600
     assert running.said("import sys; print(sys.argv[-1])").strip() == str(folder / "kernel.json")
     running.manager.shutdown_kernel()
-    assert not folder.exists()
+    assert not whole.exists()
     assert not file.exists()
 
 
 def test_a_restart_keeps_the_addresses_and_nothing_else(running: Running) -> None:
-    folder = running.manager.provisioner.run_folder.path
+    folder = running.manager.provisioner.run_folder.meeting
     kept = Path(__file__).read_bytes()
-    victim = folder.parent / f"{folder.name}-victim"
+    victim = folder.parent.with_name(f"{folder.parent.name}-victim")
     victim.write_bytes(kept)
     try:
         for now in (True, False):

@@ -227,7 +227,7 @@ def test_an_orderly_shutdown_ends_with_0() -> None:
         session.run("import atexit; atexit.register(lambda: open('left.txt', 'w').write('bye'))")
         assert channel is not None
         channel._manager.client().start_channels()
-        folder = Path(channel.connection["ip"]).parent
+        folder = provisioner(session).run_folder.scratch
         asyncio.run_coroutine_threadsafe(channel._manager.request_shutdown(), _loop()).result(5)
         assert process.wait(10) == 0
         assert (folder / "work" / "left.txt").read_text() == "bye"
@@ -375,7 +375,7 @@ def test_what_cannot_be_forked_starts_the_ordinary_way(tmp_path: Path) -> None:
     manager._kernel_spec = KernelSpec(
         argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         language="python",
-        metadata={"kernel_provisioner": {"provisioner_name": "codevision"}},
+        metadata={"kernel_provisioner": {"provisioner_name": "codevision", "config": {"isolation": "none"}}},
     )
     manager.start_kernel()
     try:
