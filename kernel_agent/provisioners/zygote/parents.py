@@ -90,7 +90,8 @@ def ask(warmth: Warmth) -> Future[WarmParent] | str:
             timer = threading.Timer(WARM_AFTER, _warm, (warmth, slot))
             timer.daemon = True
             timer.start()
-            return "the fork server is not warm yet: it is started after the first kernel"
+            last = f" (the last one: {slot.why})" if slot.why else ""
+            return f"the fork server is not warm yet: it is started after the first kernel{last}"
         return _warm(warmth, slot) or slot.why or "its fork server was given up for another environment's"
 
 
