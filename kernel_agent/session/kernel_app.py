@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from typing import Any
 
 import zmq
@@ -59,12 +63,43 @@ class PictureSession(Session):
         return super().send(stream, msg_or_type, content, *args, **kwargs)
 
 
+PARENT_SECONDS = 0.5
+"""How often a kernel looks whether the process that started it is still there."""
+
+
+class ParentPoller(threading.Thread):
+    """Ends a kernel whose parent is gone, and the processes its code started with it (upstream's leaves those)."""
+
+    def __init__(self, parent: int) -> None:
+        super().__init__(name="parent", daemon=True)
+        self.parent = parent
+
+    def run(self) -> None:
+        """Look until the parent is another process."""
+        while os.getppid() == self.parent:
+            time.sleep(PARENT_SECONDS)
+        if os.getpgrp() == os.getpid():  # else the group is somebody else's
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+
 class KernelApp(IPKernelApp):
-    """ipykernel whose iopub socket has no high-water mark, whose session takes pictures, and which may become a branch of itself."""
+    """ipykernel with our settings that are no options.
+
+    Its iopub socket has no high-water mark, its session takes pictures, its children end with it when its parent is gone, and
+    its process may become a branch of itself.
+    """
 
     @default("session")
     def _make_session(self) -> Session:
         return PictureSession(parent=self)
+
+    def init_poller(self) -> None:
+        """Watch the parent; upstream's way where it is not known, or gone already."""
+        if sys.platform != "win32" and self.parent_handle not in (0, 1) and self.parent_handle == os.getppid():
+            self.poller = ParentPoller(self.parent_handle)
+        else:
+            super().init_poller()  # type: ignore[no-untyped-call]
 
     def init_iopub(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Bind iopub after lifting the limit on queued messages."""

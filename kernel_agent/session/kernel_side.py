@@ -41,6 +41,8 @@ _IMPORTS = {
     "plt": "matplotlib.pyplot",
     "matplotlib": "matplotlib",
 }
+KEPT_RESULTS = 32
+"""How many of the latest results stay in `Out`: IPython keeps 1000, which may be pictures."""
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -140,11 +142,22 @@ class Kernel:
                 with Image.open(path) as image:
                     display(image.copy())
         self.saved.clear()
+        self.forget_results()
         dropped = {stream.name: count for stream in self.streams if (count := stream.finish())}
         self.streams = []
         if dropped or self.refused or self.cancelled:
             note = {"dropped": dropped, "refused": self.refused, "cancelled": self.cancelled}
             self.shell.display_pub.publish(data={MIME_NOTE: note})
+
+    def forget_results(self) -> None:
+        """Keep the latest results only; those bound to a name of the user's stay there."""
+        shell = self.shell
+        results = shell.user_ns.get("_oh")
+        numbers = sorted(key for key in results if isinstance(key, int)) if isinstance(results, dict) else []
+        for number in numbers[:-KEPT_RESULTS]:
+            del results[number]
+            for names in (shell.user_ns, shell.user_ns_hidden):  # IPython's own culling forgets the second
+                names.pop(f"_{number}", None)
 
     def settle(self, count: int) -> None:
         """Undo what an interrupt left half done: hold `count` images, those the host has, and begin no cell inside another."""

@@ -299,6 +299,21 @@ def test_a_replay_that_hangs_is_given_up(tmp_path: Path) -> None:
         assert text(fresh.run("flag.exists()")) == "True"
 
 
+@pytest.mark.slow
+def test_a_replay_that_takes_too_long_in_all_is_given_up(tmp_path: Path) -> None:
+    flag = tmp_path / "slow"
+    with Session() as fresh:
+        for _ in range(9):  # each within its own limit
+            fresh.run(f"import pathlib, time\nif pathlib.Path({str(flag)!r}).exists(): time.sleep(9)")
+        flag.touch()
+        started = time.monotonic()
+        with pytest.raises(KernelError, match=r"within 6\d s .60 s and 3 times"):
+            fresh.run("import os\nos._exit(1)")
+        assert time.monotonic() - started < 75
+        flag.unlink()
+        assert text(fresh.run("6 * 7")) == "42"
+
+
 def test_a_cancelled_recovery_can_be_taken_up_again(tmp_path: Path) -> None:
     flag = tmp_path / "replaying"
 
