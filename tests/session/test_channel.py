@@ -26,6 +26,8 @@ from kernel_agent.session.conversation import ChannelLimits, KernelDied
 from kernel_agent.session.messages import Message
 from kernel_agent.types import CellResult, StreamOutput, TextOutput
 
+pytestmark = pytest.mark.kernels
+
 
 @asynccontextmanager
 async def started(**limits: Any) -> AsyncIterator[KernelChannel]:

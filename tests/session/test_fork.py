@@ -23,7 +23,10 @@ from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import KernelError
 from kernel_agent.types import CellResult, Event, StreamOutput, TextOutput
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only"),
+]
 
 CELLS = (
     "turned = image_0.rotate(90, expand=True)\nturned",

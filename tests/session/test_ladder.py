@@ -20,6 +20,8 @@ from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import KernelError
 from kernel_agent.types import CellResult, ErrorOutput, StreamOutput, TextOutput
 
+pytestmark = pytest.mark.kernels
+
 SETUP = """
 import asyncio, base64, collections, hashlib, os, pickle, random, threading, time, types
 random.seed(5); np.random.seed(6)
@@ -144,7 +146,6 @@ KILLED = {
     "held interpreter": "sum(range(10**15))",
     "segfault": "import ctypes\nctypes.string_at(0)",
     "exit status 0": "import os\nos._exit(0)",
-    "stopped": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
 }
 
 

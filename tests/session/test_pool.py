@@ -22,6 +22,8 @@ from kernel_agent.session.descriptors import PER_KERNEL
 from kernel_agent.session.turns import Turns
 from kernel_agent.types import CellResult, StreamOutput, TextOutput
 
+pytestmark = pytest.mark.kernels
+
 
 def text(cell: CellResult) -> str:
     return "".join(output.text for output in cell.outputs if isinstance(output, (StreamOutput, TextOutput)))
@@ -50,9 +52,10 @@ async def test_forty_sessions_share_eight_kernels(picture: Image.Image) -> None:
                 check_sums(pool)
                 assert pool.metrics.leased <= 8
                 await session.arun(f"x = {number}\nresult = image_0.rotate({number})")
-                cell = await session.arun("import os\nprint(x, len(images), os.getpid())")
-                value, count, pid = text(cell).split()
-                return value, int(count), int(pid)
+                cell = await session.arun("print(x, len(images))")
+                value, count = text(cell).split()
+                assert session._channel is not None
+                return value, int(count), session._channel.pid or 0
 
         seen = await asyncio.gather(*map(rollout, range(40)))
         assert [value for value, _, _ in seen] == [str(number) for number in range(40)]
@@ -83,9 +86,11 @@ print([hasattr(builtins, "secret"), "SECRET" in os.environ, json.dumps(1), hasat
         async with Session(pool=pool) as dirty:
             await dirty.arun(dirt)
             assert "True, True, 'mine', True" in text(await dirty.arun(looks))
-            folder = text(await dirty.arun("import pathlib\nprint(pathlib.Path(get_ipython().starting_dir))")).strip()
+            assert dirty._channel is not None
+            folder = dirty._channel.connection["ip"]
         async with Session(pool=pool) as after:
-            assert folder not in text(await after.arun("print(get_ipython().starting_dir)"))
+            assert after._channel is not None
+            assert after._channel.connection["ip"] != folder
             assert text(await after.arun(looks)) == expected
 
 
@@ -162,7 +167,9 @@ async def test_a_warm_kernel_that_died_is_replaced() -> None:
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
         async with Session(pool=pool) as session:  # at once: nobody has noticed yet
-            assert int(text(await session.arun("import os\nprint(os.getpid())"))) not in dead
+            assert text(await session.arun("1 + 1")) == "2"
+            assert session._channel is not None
+            assert session._channel.pid not in dead
         await until(lambda: pool.metrics.warm == 2)
         assert pool.metrics.replaced == 2
         assert not dead & {channel.pid for channel in pool._idle}
@@ -293,13 +300,15 @@ def test_a_pool_of_nothing_is_refused(size: int) -> None:
 
 
 DRIVER = """
-import asyncio, sys
+import asyncio, pathlib, sys
 from kernel_agent import KernelOptions, KernelPool, Session
 
 async def rollout(pool, seconds):
     async with Session(pool=pool) as session:
-        cell = await session.arun("import os, subprocess\\nchild = subprocess.Popen(['sleep', '300'])\\nprint(os.getpid(), child.pid)")
-        print("pids", cell.outputs[0].text.strip(), session._folder, flush=True)
+        await session.arun("import os, subprocess\\nchild = subprocess.Popen(['sleep', '300'])")
+        kernel, folder = session._channel.pid, pathlib.Path(session._channel.connection["ip"]).parent.parent
+        tasks = pathlib.Path(f"/proc/{kernel}/task").iterdir()
+        print("pids", kernel, *[(task / "children").read_text().strip() or "" for task in tasks], folder, flush=True)
         await session.arun(f"import time; time.sleep({seconds})\\nprint('ended')", seconds=1e5)
         print("ended", flush=True)
 

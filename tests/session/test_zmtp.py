@@ -16,6 +16,8 @@ from hosts import host
 
 from kernel_agent.session.zmtp import Buffer, Closed, Connection, HandshakeError, Limits, WireError, connect
 
+pytestmark = pytest.mark.kernels
+
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + bytes(32)
 SMALL = Limits(frame_bytes=1 << 20, message_frames=16, message_bytes=4 << 20, handshake_seconds=1.0)
 
