@@ -14,12 +14,12 @@ from typing import Any
 
 from kernel_agent.provisioners.run_folder import RunFolder
 from kernel_agent.provisioners.sandbox import bwrap, container, seatbelt, users
-from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.memory import MemoryCap
 from kernel_agent.provisioners.sandbox.plan import MIB, Plan
 from kernel_agent.provisioners.sandbox.prepare import clear, command, environment, prepare
 from kernel_agent.provisioners.sandbox.probes import Choice, How
 from kernel_agent.provisioners.sandbox.spawn import spawn
+from kernel_agent.types import Isolation
 
 _ENGINE_SECONDS = 10.0
 
@@ -39,7 +39,7 @@ class Enclosure:
         self._cap: MemoryCap | None = None
         self._memory = memory_mb * MIB
         self._container = ""
-        if choice.level is Level.NONE:
+        if choice.level is Isolation.NONE:
             return
         self._user = users.lease()
         try:
@@ -83,7 +83,7 @@ class Enclosure:
         """Cap the memory and the processes of the kernel from now on."""
         if self.plan is None or self.choice.how in (How.ENGINE, How.SEATBELT):
             return  # the engine does it; macOS has no /proc
-        group = pid if self.plan.level is Level.MEDIUM else None
+        group = pid if self.plan.level is Isolation.MEDIUM else None
         self._cap = MemoryCap(pid, self._memory, self.plan.processes, group=group, killed=killed)
         self._cap.start()
 

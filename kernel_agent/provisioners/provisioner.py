@@ -20,10 +20,10 @@ from kernel_agent.errors import KernelError
 from kernel_agent.provisioners.enclosure import Enclosure
 from kernel_agent.provisioners.environment import harmless
 from kernel_agent.provisioners.run_folder import RunFolder, kernel_behind
-from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.probes import Choice, How, choose, likely
 from kernel_agent.provisioners.zygote.parent import ForkedProcess, ForkError, Order, WarmParent
 from kernel_agent.provisioners.zygote.parents import Warmth, ask
+from kernel_agent.types import Isolation
 
 T = TypeVar("T")
 
@@ -49,7 +49,9 @@ class CodeVisionProvisioner(LocalProvisioner):
         why_killed: why it was killed for what it used; empty where it was not.
     """
 
-    isolation: str = Enum(["auto", *Level], "auto", help="Level, as types.KernelOptions has it.").tag(config=True)  # type: ignore[assignment]
+    isolation: str = Enum(["auto", *Isolation], "auto", help="Isolation, as types.KernelOptions has it.").tag(
+        config=True
+    )  # type: ignore[assignment]
     namespaces: str = Enum(["auto", "own", "bubblewrap"], "auto", help="Who makes those of `strong`.").tag(config=True)  # type: ignore[assignment]
     fork: bool = Bool(True, help="Fork kernels of this package's own launcher from a warm parent.").tag(config=True)  # type: ignore[assignment]
     memory_mb: int = Int(4096, help="Memory of the kernel and its processes, in MiB.").tag(config=True)  # type: ignore[assignment]
@@ -60,8 +62,8 @@ class CodeVisionProvisioner(LocalProvisioner):
 
     @property
     def choice(self) -> Choice:
-        """Level of the running kernel, how it is had, and what did not work."""
-        return self._enclosure.choice if self._enclosure else Choice(level=Level.NONE, how=How.NOTHING)
+        """Isolation of the running kernel, how it is had, and what did not work."""
+        return self._enclosure.choice if self._enclosure else Choice(level=Isolation.NONE, how=How.NOTHING)
 
     @property
     def level(self) -> str:
@@ -102,7 +104,7 @@ class CodeVisionProvisioner(LocalProvisioner):
         Which level works is tried out once in a process; the first kernel is started meanwhile at the one that most
         likely does, and again if that was wrong.
         """
-        if self.isolation != Level.NONE and (why := _foreign(cmd)):
+        if self.isolation != Isolation.NONE and (why := _foreign(cmd)):
             raise KernelError(f"Isolation is for this package's own kernels, and {why}: {' '.join(cmd)}.")
         trying = asyncio.ensure_future(asyncio.to_thread(choose, self.isolation, self.namespaces))
         try:

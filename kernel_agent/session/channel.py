@@ -26,7 +26,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 from kernel_agent.errors import KernelError
-from kernel_agent.session.conversation import ChannelLimits, Conversation, KernelDied
+from kernel_agent.session.dialogue import ChannelLimits, Dialogue, KernelDied
 from kernel_agent.session.lifeline import LastWords, Watch
 from kernel_agent.session.messages import Message
 from kernel_agent.session.zmtp import Buffer, WireError
@@ -79,7 +79,7 @@ class KernelChannel:
         self.connection: Mapping[str, Any] = {}
         self._manager = manager
         self._process = os.getpid()
-        self._conversation: Conversation | None = None
+        self._dialogue: Dialogue | None = None
         self._watch: Watch | None = None
         self._words: LastWords | None = None
         self._attached_pid: int | None = None
@@ -147,13 +147,13 @@ class KernelChannel:
 
     async def _connect(self, info: Mapping[str, Any]) -> None:
         self.connection = info
-        self._conversation = Conversation(info, self.limits, self._kill, self._explain)
-        await self._conversation.open(self._is_alive)
-        pid, listener = self._attached_pid, self._conversation.peer_pid
+        self._dialogue = Dialogue(info, self.limits, self._kill, self._explain)
+        await self._dialogue.open(self._is_alive)
+        pid, listener = self._attached_pid, self._dialogue.peer_pid
         if pid is not None and listener not in (None, pid):
             raise KernelDied(f"process {listener} listens where the kernel, process {pid}, should")
-        self._watch = Watch(pid or listener, self._conversation.ended, self._is_alive)
-        await self._conversation.greet()
+        self._watch = Watch(pid or listener, self._dialogue.ended, self._is_alive)
+        await self._dialogue.greet()
 
     # ------------------------------------------------------------------ what is known of it
 
@@ -167,12 +167,12 @@ class KernelChannel:
     @property
     def broken(self) -> KernelDied | None:
         """Why requests cannot be sent from here; None where they can, or where none was ever sent."""
-        return self._conversation.broken if self._conversation is not None else None
+        return self._dialogue.broken if self._dialogue is not None else None
 
     @property
     def alive(self) -> bool:
         """Whether requests can be sent: the kernel has not ended, nor is this another event loop or process."""
-        return self._conversation is not None and self._conversation.broken is None
+        return self._dialogue is not None and self._dialogue.broken is None
 
     @property
     def isolation(self) -> str:
@@ -223,10 +223,10 @@ class KernelChannel:
             "stop_on_error": False,
         }
         header = {} if subshell is None else {"subshell_id": subshell}
-        conversation, provisioner = self._open(), self._provisioner
-        look = conversation.loop.call_later(_LOOK_SECONDS, getattr(provisioner, "look", lambda: None))
+        dialogue, provisioner = self._open(), self._provisioner
+        look = dialogue.loop.call_later(_LOOK_SECONDS, getattr(provisioner, "look", lambda: None))
         try:
-            return await conversation.execute(content, on_output, buffers=buffers, header=header)
+            return await dialogue.execute(content, on_output, buffers=buffers, header=header)
         finally:
             look.cancel()
 
@@ -234,10 +234,10 @@ class KernelChannel:
         """Send a request that is answered even while a cell runs, and wait for its reply. Raises KernelDied."""
         return await self._open().control(kind, content)
 
-    def _open(self) -> Conversation:
-        if self._conversation is None:
+    def _open(self) -> Dialogue:
+        if self._dialogue is None:
             raise KernelDied("the kernel was not started")
-        return self._conversation
+        return self._dialogue
 
     # ------------------------------------------------------------------ the end
 
@@ -278,7 +278,7 @@ class KernelChannel:
         on_stop, self._on_stop = self._on_stop, None
         if self._manager is None:
             self._signal(signal.SIGKILL)
-        loop = self._conversation.loop if self._conversation is not None else None
+        loop = self._dialogue.loop if self._dialogue is not None else None
         if loop is None or loop.is_closed() or loop is asyncio.get_running_loop():
             self._release()
         else:
@@ -291,8 +291,8 @@ class KernelChannel:
             self._manager.cleanup_ipc_files()
 
     def _release(self) -> None:
-        if self._conversation is not None:
-            self._conversation.fail(KernelDied("the session was closed"))
+        if self._dialogue is not None:
+            self._dialogue.fail(KernelDied("the session was closed"))
         if self._watch is not None:
             self._watch.close()
         if self._words is not None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel_agent.session.channel import KernelChannel
-from kernel_agent.session.conversation import KernelDied
+from kernel_agent.session.dialogue import KernelDied
 from kernel_agent.session.slots import Slot
 
 FORK_SECONDS = 10.0

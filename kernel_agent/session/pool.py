@@ -73,7 +73,7 @@ class KernelPool:
         make_room(size + self.warm)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turns = Turns(size, max_waiting=max_waiting, wait_seconds=wait_seconds)
-        self._leases: set[Lease] = set()
+        self._leases: set[PoolSlot] = set()
         self._kernels: set[KernelChannel] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._idle: deque[KernelChannel] = deque()
@@ -178,12 +178,12 @@ class KernelPool:
 
     # ------------------------------------------------------------------ leases
 
-    async def lease(self) -> Lease:
+    async def lease(self) -> PoolSlot:
         """A slot, as soon as one is free. Close it. Raises PoolExhausted, and KernelError once the pool drains."""
         self._enter()
         asked = time.monotonic()
         await self._turns.take()
-        lease = Lease(self)
+        lease = PoolSlot(self)
         self._leases.add(lease)
         self._queue_times.add(time.monotonic() - asked)
         return lease
@@ -267,7 +267,7 @@ class KernelPool:
             self._fill()
 
 
-class Lease:
+class PoolSlot:
     """A slot of a pool."""
 
     def __init__(self, pool: KernelPool) -> None:

@@ -30,7 +30,7 @@ from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session.cells import cell_source
 from kernel_agent.session.channel import KernelChannel
-from kernel_agent.session.conversation import KernelDied
+from kernel_agent.session.dialogue import KernelDied
 from kernel_agent.session.forking import Forked, Lease, NotForked, attach, fork
 from kernel_agent.session.images import (
     LoadedImage,

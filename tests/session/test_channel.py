@@ -22,7 +22,7 @@ from PIL import Image
 from kernel_agent import KernelOptions, Session, Status
 from kernel_agent.errors import KernelError
 from kernel_agent.session.channel import KernelChannel
-from kernel_agent.session.conversation import ChannelLimits, KernelDied
+from kernel_agent.session.dialogue import ChannelLimits, KernelDied
 from kernel_agent.session.messages import Message
 from kernel_agent.types import CellResult, StreamOutput, TextOutput
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kernel_agent.provisioners.sandbox import bpf, landlock, mounts, namespaces, privileges, seccomp
-from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.limits import limit, limit_memory
 from kernel_agent.provisioners.sandbox.plan import Plan
+from kernel_agent.types import Isolation
 
 _PROC_OF_ONES_OWN = (
     "self",
@@ -63,8 +63,8 @@ def enter(
     for folder in plan.folders:
         Path(folder).mkdir(mode=0o700, exist_ok=True)
     _share_fonts(plan)
-    limit(plan, alone=plan.user is not None or plan.level is Level.STRONG)
-    landlock.restrict(_strong(plan) if plan.level is Level.STRONG else _medium(plan))
+    limit(plan, alone=plan.user is not None or plan.level is Isolation.STRONG)
+    landlock.restrict(_strong(plan) if plan.level is Isolation.STRONG else _medium(plan))
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # ignored on the way here by what must outlive an interrupt
@@ -74,8 +74,8 @@ def enter(
 def seal(plan: Plan) -> None:
     """The limit on memory, and the filter of system calls on every thread. Raises OSError."""
     limit_memory(plan)
-    signals = plan.level is Level.STRONG or plan.user is not None or landlock.version() >= 6
-    own = plan.level is Level.STRONG
+    signals = plan.level is Isolation.STRONG or plan.user is not None or landlock.version() >= 6
+    own = plan.level is Isolation.STRONG
     bpf.install(seccomp.program(namespaces=own, first=plan.namespaces, signals=signals))
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from kernel_agent.provisioners.sandbox.levels import Level
+from kernel_agent.types import Isolation
 
 MIB = 1 << 20
 
@@ -36,7 +36,7 @@ class Plan:
         open_files: descriptors of one process.
     """
 
-    level: Level
+    level: Isolation
     folder: str
     connection_file: str
     scratch: str
@@ -74,4 +74,6 @@ class Plan:
         if unknown := values.keys() - {field.name for field in fields(cls)}:
             raise ValueError(f"a sandbox plan has no field {', '.join(sorted(unknown))}")
         links = tuple((link, target) for link, target in values["links"])
-        return cls(**values | {"level": Level(values["level"]), "readable": tuple(values["readable"]), "links": links})
+        return cls(
+            **values | {"level": Isolation(values["level"]), "readable": tuple(values["readable"]), "links": links}
+        )

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.plan import MIB, Plan
 from kernel_agent.provisioners.sandbox.readable import fonts, readable
+from kernel_agent.types import Isolation
 
 INSIDE = "/kernel"
 """Where a kernel's own files are, inside a strong sandbox."""
@@ -32,7 +32,7 @@ _KEPT_BEGINNINGS = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "O
 
 
 def prepare(
-    level: Level,
+    level: Isolation,
     *,
     connection_file: Path,
     scratch: Path,
@@ -53,7 +53,7 @@ def prepare(
         extra_readable: further files and folders to read.
     """
     folder = connection_file.parent.resolve()
-    inner = Path(INSIDE) if level is Level.STRONG else scratch.resolve()
+    inner = Path(INSIDE) if level is Isolation.STRONG else scratch.resolve()
     if user is not None:
         # sticky and root's: the kernel can make sockets there and remove them, but not the connection file
         os.chown(folder, 0, user)
@@ -61,13 +61,13 @@ def prepare(
         if connection_file.exists():
             os.chown(connection_file, 0, user)
             connection_file.chmod(0o640)
-        if level is Level.MEDIUM:
+        if level is Isolation.MEDIUM:
             os.chown(inner, user, user)
             inner.chmod(0o700)
     paths, links = readable(extra_readable)
     return Plan(
         level=level,
-        namespaces=namespaces and level is Level.STRONG,
+        namespaces=namespaces and level is Isolation.STRONG,
         folder=str(folder),
         connection_file=str(folder / connection_file.name),
         scratch=str(inner),
@@ -75,7 +75,7 @@ def prepare(
         links=links,
         fonts=fonts(),
         user=user,
-        keep_reading=user is not None and level is Level.MEDIUM and not _open_to_all(),
+        keep_reading=user is not None and level is Isolation.MEDIUM and not _open_to_all(),
         memory_bytes=memory_mb * MIB,
     )
 
@@ -92,7 +92,7 @@ def environment(plan: Plan, env: Mapping[str, str], extra: Mapping[str, str] | N
     """
     own = {
         "HOME": plan.work,
-        "TMPDIR": "/tmp" if plan.level is Level.STRONG else f"{plan.scratch}/tmp",
+        "TMPDIR": "/tmp" if plan.level is Isolation.STRONG else f"{plan.scratch}/tmp",
         "IPYTHONDIR": f"{plan.scratch}/ipython",
         "MPLCONFIGDIR": f"{plan.scratch}/matplotlib",
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from kernel_agent.errors import KernelError
 from kernel_agent.provisioners.sandbox import bwrap, container, seatbelt, users
-from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.prepare import clear, environment, prepare
 from kernel_agent.provisioners.sandbox.readable import home_known
 from kernel_agent.provisioners.sandbox.spawn import spawn
+from kernel_agent.types import Isolation
 
 _SECONDS = 20.0
 
@@ -45,7 +45,7 @@ class How(StrEnum):
 class Probe:
     """One way, tried. `detail`: what went wrong; `remedy`: what would help; both "" where it works."""
 
-    level: Level
+    level: Isolation
     how: How
     works: bool
     detail: str = ""
@@ -60,7 +60,7 @@ class Probe:
 class Choice:
     """The level that kernels get, the way to it, and the probes that failed before one did not."""
 
-    level: Level
+    level: Isolation
     how: How
     refused: tuple[Probe, ...] = field(default=())
 
@@ -77,9 +77,9 @@ class Choice:
 
 
 _WAYS = {
-    Level.STRONG: (How.OWN, How.BUBBLEWRAP),
-    Level.MEDIUM: (How.FILTERS, How.SEATBELT),
-    Level.CONTAINER: (How.ENGINE,),
+    Isolation.STRONG: (How.OWN, How.BUBBLEWRAP),
+    Isolation.MEDIUM: (How.FILTERS, How.SEATBELT),
+    Isolation.CONTAINER: (How.ENGINE,),
 }
 _REMEDIES = {
     How.OWN: "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0; Ubuntu: "
@@ -100,8 +100,8 @@ def choose(wanted: str = "auto", namespaces: str = "auto") -> Choice:
 
     Raises KernelError, with each probe's result and its remedy, where the wanted level does not work here, or none does.
     """
-    if wanted == Level.NONE:
-        return Choice(level=Level.NONE, how=How.NOTHING)
+    if wanted == Isolation.NONE:
+        return Choice(level=Isolation.NONE, how=How.NOTHING)
     refused: list[Probe] = []
     for level, how in _ways(wanted, namespaces):
         tried = probe(level, how)
@@ -126,19 +126,19 @@ def probes() -> list[Probe]:
 
 def likely(wanted: str = "auto", namespaces: str = "auto") -> Choice:
     """What `choose` will most likely find, without trying anything: a kernel can be started while that is found out."""
-    if wanted == Level.NONE:
-        return Choice(level=Level.NONE, how=How.NOTHING)
+    if wanted == Isolation.NONE:
+        return Choice(level=Isolation.NONE, how=How.NOTHING)
     ways = _ways(wanted, namespaces)
     level, how = next((way for way in ways if not _missing(way[1])), ways[0])
     return Choice(level=level, how=how)
 
 
-def _ways(wanted: str, namespaces: str) -> list[tuple[Level, How]]:
+def _ways(wanted: str, namespaces: str) -> list[tuple[Isolation, How]]:
     """The ways to try, in order."""
     try:
-        levels = [*_WAYS] if wanted == "auto" else [Level(wanted)]
+        levels = [*_WAYS] if wanted == "auto" else [Isolation(wanted)]
     except ValueError:
-        raise KernelError(f"isolation is auto, {', '.join(Level)}; not {wanted!r}") from None
+        raise KernelError(f"isolation is auto, {', '.join(Isolation)}; not {wanted!r}") from None
     left_out = {"own": How.BUBBLEWRAP, "bubblewrap": How.OWN}.get(namespaces)
     return [(level, how) for level in levels for how in _WAYS[level] if how is not left_out]
 
@@ -151,7 +151,7 @@ def _tell(steps_down: str) -> None:
 
 
 @functools.cache
-def probe(level: Level, how: How) -> Probe:
+def probe(level: Isolation, how: How) -> Probe:
     """Try it, once in this process."""
     try:
         detail = _missing(how) or (_engine() if how is How.ENGINE else _trial(level, how))
@@ -177,7 +177,7 @@ def _engine() -> str:
     return container.unusable()
 
 
-def _trial(level: Level, how: How) -> str:
+def _trial(level: Isolation, how: How) -> str:
     """What a process at this level can do that it may not, or why it could not be started; "" where it holds."""
     user = users.lease() if how is not How.SEATBELT else None
     with tempfile.TemporaryDirectory(prefix="cv-", dir=_home()) as secrets:
@@ -200,7 +200,7 @@ def _trial(level: Level, how: How) -> str:
                 clear(Path(name))
 
 
-def _run(level: Level, how: How, folder: Path, scratch: Path, user: int | None, targets: str) -> str:
+def _run(level: Isolation, how: How, folder: Path, scratch: Path, user: int | None, targets: str) -> str:
     plan = prepare(
         level, connection_file=folder / "none", scratch=scratch, namespaces=how is How.OWN, user=user, memory_mb=1024
     )

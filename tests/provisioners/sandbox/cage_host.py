@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kernel_agent.provisioners.sandbox import bwrap, users
-from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.prepare import clear, environment, prepare
 from kernel_agent.provisioners.sandbox.spawn import spawn
+from kernel_agent.types import Isolation
 
 CHILD = """
 import json, os, sys
@@ -34,7 +34,7 @@ exec(compile(sys.argv[3], "<cell>", "exec"))
 
 def main() -> None:
     order = json.loads(sys.stdin.read())
-    level = Level(order["level"])
+    level = Isolation(order["level"])
     user = users.lease()
     with tempfile.TemporaryDirectory(prefix="cage-") as name:
         outside = Path(name)

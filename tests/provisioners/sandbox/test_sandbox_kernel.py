@@ -14,10 +14,10 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 
 from kernel_agent.provisioners.sandbox import bwrap, users
-from kernel_agent.provisioners.sandbox.levels import Level
 from kernel_agent.provisioners.sandbox.memory import MemoryCap
 from kernel_agent.provisioners.sandbox.prepare import clear, command, environment, prepare
 from kernel_agent.provisioners.sandbox.spawn import spawn
+from kernel_agent.types import Isolation
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's own layers")
 PICTURES = """
@@ -67,7 +67,7 @@ class Kernel:
         write_connection_file(str(file), transport="ipc", ip=str(run / "k"), key=b"key")
         self.folder, self.user = folder, users.lease()
         plan = prepare(
-            Level(level),
+            Isolation(level),
             connection_file=file,
             scratch=scratch,
             namespaces=how == "namespaces",

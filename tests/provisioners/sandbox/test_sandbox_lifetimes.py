@@ -18,7 +18,7 @@ import json, os, signal, sys, tempfile, time
 from pathlib import Path
 from kernel_agent.provisioners.sandbox import namespaces, users
 from kernel_agent.provisioners.sandbox.enter import enter, seal
-from kernel_agent.provisioners.sandbox.levels import Level
+from kernel_agent.types import Isolation
 from kernel_agent.provisioners.sandbox.prepare import prepare
 level, way = sys.argv[1:]
 namespaces.adopt_orphans()
@@ -26,7 +26,7 @@ name = tempfile.mkdtemp(prefix="cv-")
 folder, scratch = Path(name) / "run", Path(name) / "scratch"
 folder.mkdir(mode=0o700); scratch.mkdir(mode=0o700)
 os.chmod(name, 0o711)
-plan = prepare(Level(level), connection_file=folder / "c", scratch=scratch, namespaces=True, user=users.lease())
+plan = prepare(Isolation(level), connection_file=folder / "c", scratch=scratch, namespaces=True, user=users.lease())
 told, tell = os.pipe()
 between = os.fork()
 if between == 0:
@@ -161,7 +161,7 @@ name = tempfile.mkdtemp(prefix="cv-")
 os.chmod(name, 0o711)
 run, scratch = Path(name) / "run", Path(name) / "scratch"
 run.mkdir(mode=0o700); scratch.mkdir(mode=0o700)
-plan = prepare(Level(level), connection_file=run / "c", scratch=scratch, namespaces=how == "namespaces", user=users.lease())
+plan = prepare(Isolation(level), connection_file=run / "c", scratch=scratch, namespaces=how == "namespaces", user=users.lease())
 command = [sys.executable, "-c", CHILD, plan.to_json(), "{}", code]
 if how == "bubblewrap":
     command = [*bwrap.prefix(plan), *command]

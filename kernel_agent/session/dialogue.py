@@ -5,7 +5,7 @@ messages of other parents and requests for input are dropped. When the kernel br
 its connections end, every wait ends with `KernelDied`, which names rule, value and limit. No other kernel notices, and
 none keeps the event loop for longer than one read (64 KiB, or a part of one large frame).
 
-A conversation belongs to the event loop and the process it was opened in: in others it is not usable.
+A dialogue belongs to the event loop and the process it was opened in: in others it is not usable.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Pending:
             self.done.set_result(self.reply)
 
 
-class Conversation:
+class Dialogue:
     """What goes to and from one kernel.
 
     Args:
@@ -206,7 +206,7 @@ class Conversation:
         return pending
 
     def _take(self, frames: list[Buffer], *, iopub: bool) -> None:
-        """One message. A WireError ends its connection, and so the conversation."""
+        """One message. A WireError ends its connection, and so the dialogue."""
         self._messages += 1
         self._bytes += sum(map(len, frames))
         if self._messages > self.limits.messages:
