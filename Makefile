@@ -48,8 +48,15 @@ test-vllm: setup ## a real vLLM server on this machine, in its own environment
 	PYTHON=$(PYTHON) tests/vllm/make_env.sh
 	$(BIN)/python -m pytest -q -m vllm tests/vllm
 
-test-kernels: setup ## attacks on kernels, in every level that this machine can have
-	$(BIN)/python -m pytest -q -m 'kernels and not slow' tests
+test-kernels: setup bubblewrap ## isolation, attacks, faults; the demo with and without bubblewrap
+	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force --isolation strong --namespaces bubblewrap
+	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force --isolation strong --namespaces own
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'kernels and not slow' tests
+
+.PHONY: bubblewrap
+bubblewrap: # the tests try the sandbox that it makes as well
+	@command -v bwrap >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq bubblewrap; } \
+	  || { echo "bubblewrap is missing: install it (apt install bubblewrap)"; exit 1; }
 
 attacks: setup ## every attack, also the long ones; rewrites the table in docs/isolation.md
 	$(BIN)/python -m perf.attacks --json perf-attacks.json --table

@@ -95,6 +95,9 @@ def ask(
             envvar="CODEVISION_ISOLATION",
         ),
     ] = "auto",
+    namespaces: Annotated[
+        str, typer.Option(help="Who makes the namespaces of strong: own, bubblewrap; auto is whoever can.")
+    ] = "auto",
     unsafe_no_sandbox: Annotated[
         bool, typer.Option("--unsafe-no-sandbox", help="Run the model's code with your own rights.")
     ] = False,
@@ -124,7 +127,7 @@ def ask(
             "protocol": protocol,
             "api_key": os.environ.get("CODEVISION_API_KEY") or None,
             "watch": None if as_json or quiet else Progress(),
-            "kernel": _kernel(context, isolation, unsafe_no_sandbox, memory),
+            "kernel": _kernel(context, isolation, namespaces, unsafe_no_sandbox, memory),
             **_limits(context, view_pixels, jpeg),
         }
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -150,20 +153,22 @@ def ask(
     _report(trajectory, started, as_json=as_json, quiet=quiet)
 
 
-def _kernel(context: typer.Context, isolation: str, unsafe: bool, memory: int) -> Any:
+def _kernel(context: typer.Context, isolation: str, namespaces: Any, unsafe: bool, memory: int) -> Any:
     """How the kernel is started where the user said anything of it; None leaves it to the package."""
     from kernel_agent.types import Isolation, KernelOptions
 
-    given = [context.get_parameter_source(name) for name in ("isolation", "unsafe_no_sandbox", "memory")]
+    given = [context.get_parameter_source(name) for name in ("isolation", "namespaces", "unsafe_no_sandbox", "memory")]
     if all(source is None or source.name == "DEFAULT" for source in given):
         return None
     levels = ("auto", *(level for level in Isolation if level is not Isolation.NONE))
     if isolation not in levels:
         _usage(f"--isolation {isolation}: give {', '.join(levels)}, or --unsafe-no-sandbox for none at all.")
+    if namespaces not in ("auto", "own", "bubblewrap"):
+        _usage(f"--namespaces {namespaces}: give auto, own or bubblewrap.")
     if unsafe and isolation != "auto":
         _usage(f"--isolation {isolation} and --unsafe-no-sandbox contradict each other: give one of them.")
     level: Any = Isolation.NONE if unsafe else isolation if isolation == "auto" else Isolation(isolation)
-    return KernelOptions(isolation=level, memory_mb=memory)
+    return KernelOptions(isolation=level, namespaces=namespaces, memory_mb=memory)
 
 
 def _limits(context: typer.Context, view_pixels: int | None, jpeg: JpegFor | None) -> dict[str, Any]:

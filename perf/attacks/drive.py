@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -10,8 +11,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO, Any, Self
 
 from kernel_agent.types import Json
@@ -23,7 +25,12 @@ from perf.attacks.world import sweep
 START_SECONDS = 90.0
 
 
-_machine = threading.Lock()
+@contextlib.contextmanager
+def _machine() -> Iterator[None]:
+    """Held by one attack on the machine at a time, of all this user's processes."""
+    with (Path(tempfile.gettempdir()) / f"codevision-attacks-{os.getuid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class Unavailable(Exception):
@@ -82,9 +89,9 @@ class Host:
             raise RuntimeError(f"The host process of {self.profile.name} did not start: {answer['lost']}")
 
     def run(self, case: Case) -> Outcome:
-        """One case. Raises Unavailable. Of attacks on the machine itself one runs at a time in this process."""
+        """One case. Raises Unavailable. Of attacks on the machine itself one runs at a time."""
         self.start()
-        with _machine if case.harmful else contextlib.nullcontext():
+        with _machine() if case.harmful else contextlib.nullcontext():
             return self._run(case)
 
     def _run(self, case: Case) -> Outcome:

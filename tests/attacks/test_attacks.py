@@ -23,6 +23,7 @@ def claimed() -> Iterator[object]:
         for case in CASES:
             if profile.level in case.claimed:
                 marks = [pytest.mark.slow] if case.seconds > 60 else []
+                marks.append(pytest.mark.xdist_group(profile.name))
                 yield pytest.param(profile, case, id=f"{profile.name}-{case.name}", marks=marks)
 
 
@@ -34,7 +35,7 @@ def hosts() -> Iterator[dict[str, Host]]:
         host.close()
 
 
-@pytest.mark.parametrize(("profile", "case"), claimed())
+@pytest.mark.parametrize(("profile", "case"), list(claimed()))
 def test_claim_holds(hosts: dict[str, Host], profile: Profile, case: Case) -> None:
     host = hosts.setdefault(profile.name, Host(profile))
     try:
@@ -44,6 +45,7 @@ def test_claim_holds(hosts: dict[str, Host], profile: Profile, case: Case) -> No
     assert outcome.result is case.holds, f"{case.must} {outcome.detail}"
 
 
+@pytest.mark.xdist_group("none")
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES if case.control])
 def test_gets_through_where_nothing_is_claimed(hosts: dict[str, Host], case: Case) -> None:
     """On an unprotected kernel: an attack that fails there too would prove nothing elsewhere."""
@@ -53,6 +55,7 @@ def test_gets_through_where_nothing_is_claimed(hosts: dict[str, Host], case: Cas
     assert outcome.detail.startswith("gets through"), outcome.detail
 
 
+@pytest.mark.xdist_group("none")
 def test_what_could_hurt_is_not_run_where_it_is_not_claimed(hosts: dict[str, Host]) -> None:
     host = hosts.setdefault("controls", Host(PROFILES["none"], controls=True))
     harmful = [case for case in CASES if case.harmful]
@@ -80,12 +83,12 @@ def test_the_table_is_written_between_its_markers(tmp_path: Path) -> None:
         for name, result in (("medium-plain", Result.BLOCKED), ("none", Result.NOT_CLAIMED))
     ]
     document = tmp_path / "isolation.md"
-    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    document.write_text(f"before\n{BEGIN}\nyesterday\n{END}\nafter\n")
     rewrite(outcomes, document)
     text = document.read_text()
     assert text.startswith(f"before\n{BEGIN}\n| what must hold | medium-plain | none |\n")
     assert text.endswith(f"| blocked | NOT CLAIMED |\n{END}\nafter\n")
-    assert "old" not in text
+    assert "yesterday" not in text
     assert table(outcomes).count("\n") == 3
     document.write_text("no markers")
     with pytest.raises(ValueError, match="Put the two lines back"):

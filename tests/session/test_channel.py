@@ -340,18 +340,19 @@ FORKED = """
 import os
 from kernel_agent import Session
 with Session() as session:
-    session.run("import os; x = 7; print(os.getpid())")
+    session.run("import uuid; x = 7; print(uuid.uuid4().hex)")
+    session.run("own = uuid.uuid4().hex; print(own)")
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         with session:
-            os.write(writer, session.run("print(x, os.getpid())").outputs[0].text.encode())
+            os.write(writer, session.run("print(x, own)").outputs[0].text.encode())
         os._exit(0)
     os.close(writer)
     theirs = os.read(reader, 100).decode().split()
     status = os.waitpid(child, 0)[1]
-    ours = session.run("print(x, os.getpid())").outputs[0].text.split()
-    print(json.dumps({"theirs": theirs, "ours": ours, "first": session.cells[0].outputs[0].text.strip(), "status": status}))
+    ours = session.run("print(x, own)").outputs[0].text.split()
+    print(json.dumps({"theirs": theirs, "ours": ours, "first": session.cells[1].outputs[0].text.strip(), "status": status}))
 """
 
 
