@@ -75,7 +75,7 @@ class Ours:
     )
     code_inspect_sample = "zip"
     code_clear_output = "from IPython.display import clear_output; clear_output()"
-    support_iopub_welcome = hasattr(IOPubThread, "_handle_subscription")  # from ipykernel 7.1 on
+    support_iopub_welcome = hasattr(IOPubThread, "_handle_subscription")  # from ipykernel 7.2 on
 
 
 class TestPlain(Ours, jupyter_kernel_test.KernelTests):  # type: ignore[misc]
