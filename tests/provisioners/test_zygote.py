@@ -334,6 +334,16 @@ def test_many_at_once_from_several_loops_and_threads() -> None:
     assert sorted(answers) == sorted(f"{number}\n" for number in range(5) for _ in range(2))
 
 
+async def test_no_kernel_with_namespaces_is_lost_at_birth() -> None:
+    async def one() -> str:
+        async with Session(kernel=KernelOptions(isolation="strong")) as session:
+            assert provisioner(session).level == "strong"
+            return str(provisioner(session).why_not_forked)
+
+    for _ in range(10):
+        assert set(await asyncio.gather(*(one() for _ in range(4)))) == {""}
+
+
 def test_opencv_uses_threads_after_the_fork() -> None:
     code = textwrap.dedent("""
         import cv2, numpy as np, threading, os

@@ -127,6 +127,7 @@ def _try(app: WarmApp, link: socket.socket) -> None:
 
 def _serve(link: socket.socket, host: int) -> dict[str, Any]:
     """Fork for every order; returns, in the child only, what was ordered."""
+    between: dict[int, int] = {}  # process ids, and of which order
     woken, wake = socket.socketpair()
     for end in (woken, wake):
         end.setblocking(False)
@@ -144,7 +145,7 @@ def _serve(link: socket.socket, host: int) -> dict[str, Any]:
         if woken.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 woken.recv(4096)
-            _reap(link)
+            _reap(link, between)
         if link.fileno() not in ready:
             continue
         try:
@@ -165,6 +166,8 @@ def _serve(link: socket.socket, host: int) -> dict[str, Any]:
         if pid == 0:
             _become(descriptors, parent, (woken, wake))
             return order
+        if pid > 0 and order["plan"] and Plan.from_json(order["plan"]).namespaces:
+            between[pid] = order["id"]
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -195,10 +198,18 @@ def _move_in(order: dict[str, Any]) -> None:
         sys.modules["numpy"].random.seed()  # `random` does so by itself
 
 
-def _reap(link: socket.socket) -> None:
-    """Tell the host of every process that ended, after killing what is left of its group."""
+def _reap(link: socket.socket, between: dict[int, int]) -> None:
+    """Tell the host of every process that ended, after killing what is left of its group.
+
+    In the group of a process `between` its kernel may still be, which makes one of its own a moment later.
+    """
     with contextlib.suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid in between:
+                number, status = between.pop(ended.si_pid), os.waitpid(ended.si_pid, 0)[1]
+                if status:
+                    _send(link, {"id": number, "error": f"it died at birth: {os.waitstatus_to_exitcode(status)}"})
+                continue
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(ended.si_pid, signal.SIGKILL)
             exited = ended.si_code == os.CLD_EXITED
