@@ -19,6 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from kernel_agent.provisioners.sandbox.cgroup import MemoryGroup
 from kernel_agent.provisioners.sandbox.processes import activity, groups, proportional, resident, tree
@@ -59,19 +60,26 @@ class MemoryCap:
         self.reason = ""
         self._killed = killed
         self._cgroup: MemoryGroup | None = None
+        self._grouping: Future[None] | None = None
         self._family: list[int] = []
         self._seen: list[tuple[str, ...] | None] = []
         self._awake_until = 0.0
         self.due = 0.0
 
     def start(self) -> None:
-        """Begin, once the kernel's process exists."""
+        """Begin, once the kernel's process exists.
+
+        The watchdog at once; the control group from another thread, since Linux takes 15 ms and more to move a process.
+        """
+        _watch.add(self)
+        self._grouping = _groups.submit(self._join_group)
+
+    def _join_group(self) -> None:
         self._cgroup = MemoryGroup.make(self.memory_bytes + OWN_BYTES)
         if self._cgroup is not None:
             with contextlib.suppress(OSError):
                 for pid in tree(self.pid):
                     self._cgroup.add(pid)
-        _watch.add(self)
 
     def explain(self) -> str:
         """`reason`, after asking the control group."""
@@ -82,6 +90,8 @@ class MemoryCap:
     def stop(self) -> None:
         """End, once the kernel is gone. Safe to call twice. Whatever is left in its control group is killed."""
         _watch.remove(self)
+        if self._grouping is not None and not self._grouping.cancel():
+            self._grouping.result()
         if self._cgroup is not None:
             self.explain()
             self._cgroup.remove()
@@ -190,11 +200,12 @@ def _exists(pid: int) -> bool:
 
 
 _watch = _Watch()
+_groups = ThreadPoolExecutor(1, "codevision-groups")
 
 
 def _after_fork() -> None:
-    global _watch
-    _watch = _Watch()
+    global _watch, _groups
+    _watch, _groups = _Watch(), ThreadPoolExecutor(1, "codevision-groups")
 
 
 if hasattr(os, "register_at_fork"):
