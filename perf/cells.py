@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import statistics
 import tempfile
@@ -79,6 +80,7 @@ async def throughput(options: KernelOptions, kernels: int, rounds: int) -> dict[
         cpu: dict[str, list[float]] = {name: [] for name in kinds}
         for number in range(rounds + 1):
             for name, work in kinds.items():
+                gc.collect()  # what the kind before left
                 began, spent = time.perf_counter(), time.process_time()
                 await asyncio.gather(*work())
                 if number:  # the first fills caches
