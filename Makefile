@@ -52,6 +52,10 @@ test-kernels: setup bubblewrap ## isolation, attacks, faults; the demo with and 
 	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force --isolation strong --namespaces bubblewrap
 	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force --isolation strong --namespaces own
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'kernels and not slow' tests
+	test "$$(id -u)" != 0 || $(MAKE) --no-print-directory attacks-user PROFILES="--profile strong-fork --profile strong-bubblewrap --profile medium-fork"
+	test -x .venv-ipykernel6/bin/python || $(PYTHON) -m venv .venv-ipykernel6
+	.venv-ipykernel6/bin/python -m pip --disable-pip-version-check install -q 'ipykernel==6.31.*' pytest pytest-asyncio -e .
+	.venv-ipykernel6/bin/python -m pytest -q -m 'kernels or not kernels' tests/session/test_session.py tests/provisioners/test_session_forked.py
 
 .PHONY: bubblewrap
 bubblewrap: # the tests try the sandbox that it makes as well
@@ -69,11 +73,11 @@ attacks-user: ## the same as an ordinary user, with an environment that everybod
 	test -x $(USER_VENV)/bin/python || $(USER_PYTHON) -m venv $(USER_VENV)
 	$(USER_VENV)/bin/python -m pip --disable-pip-version-check install -q .
 	chmod -R go+rX $(USER_VENV)
-	$(USER_VENV)/bin/python -m perf.attacks --json perf-attacks-user.json --as-user $(AS_USER) --python $(USER_VENV)/bin/python
+	$(USER_VENV)/bin/python -m perf.attacks --json perf-attacks-user.json --as-user $(AS_USER) --python $(USER_VENV)/bin/python $(PROFILES)
 
 perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.steps --json perf-steps.json
 	$(BIN)/python -m perf.kernels --json perf-kernels.json
 
 clean: ## remove environments and caches
-	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json
+	rm -rf $(VENV) .venv-vllm .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json
