@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import sys
+import time
 
 import pytest
 
@@ -148,10 +149,11 @@ def test_network_and_sockets(cage):
 
 
 def test_abstract_sockets_of_the_host(cage, tmp_path):
+    name = f"codevision-{os.getpid()}-{time.monotonic_ns()}"
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind("\0codevision-test")
+        server.bind(f"\0{name}")
         server.listen()
-        tried = cage.tried('abstract: socket.socket(socket.AF_UNIX).connect("\\0codevision-test")')
+        tried = cage.tried(f'abstract: socket.socket(socket.AF_UNIX).connect("\\0{name}")')
     assert tried["abstract"] in {*REFUSED, "ECONNREFUSED"}
 
 
