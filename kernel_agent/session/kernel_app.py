@@ -7,6 +7,7 @@ would turn up in a later cell), no history database, no colours in tracebacks.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -109,8 +110,16 @@ class KernelApp(IPKernelApp):
             upstream.IOPubThread = ChildOutput
         super().init_iopub(context)  # type: ignore[no-untyped-call]
 
+    def _end_control(self) -> None:
+        """End the control thread first: upstream ends the iopub thread first, for which the other may wait for 10 s."""
+        thread: Any = self.control_thread
+        if thread is not None and thread.is_alive():
+            thread.stop()
+            thread.join(5)
+
     def start(self) -> None:
         """Run until told to stop; a fork of this process that is to be a kernel starts here again, with nothing above it."""
+        atexit.register(self._end_control)
         super().start()  # type: ignore[no-untyped-call]
         branch: Any = sys.modules.get("kernel_agent.session.branch_process")  # loaded by the first fork
         while branch is not None and branch.reopen(self):

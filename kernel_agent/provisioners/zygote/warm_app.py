@@ -103,7 +103,6 @@ class WarmApp(kernel_app.KernelApp):
         app.init_io()
         app.init_signal()
         app.init_kernel()
-        atexit.register(self._end_control)
         app.init_path()
         app.init_shell()
         app.init_gui_pylab()
@@ -129,13 +128,6 @@ class WarmApp(kernel_app.KernelApp):
         thread: Any = self.iopub_thread
         if hasattr(thread, "_xpub_stream"):
             thread.schedule(lambda: thread._xpub_stream.flush(zmq.POLLIN))
-
-    def _end_control(self) -> None:
-        """End the control thread first: upstream ends the iopub thread first, for which the other may wait for 10 s."""
-        thread: Any = self.control_thread
-        if thread is not None and thread.is_alive():
-            thread.stop()
-            thread.join(5)
 
     def _move_in(self) -> None:
         """Take the environment's and the working directory's place in what was made before the fork."""
