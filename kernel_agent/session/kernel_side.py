@@ -10,6 +10,7 @@ Nothing here is trusted by the host: code in the kernel can change all of it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import json
@@ -152,6 +153,8 @@ class Kernel:
     def forget_results(self) -> None:
         """Keep the latest results only; those bound to a name of the user's stay there."""
         shell = self.shell
+        with contextlib.suppress(AttributeError):  # IPython 9 keeps all that was ever shown
+            shell.history_manager.outputs.clear()
         results = shell.user_ns.get("_oh")
         numbers = sorted(key for key in results if isinstance(key, int)) if isinstance(results, dict) else []
         for number in numbers[:-KEPT_RESULTS]:
