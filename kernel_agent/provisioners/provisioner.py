@@ -109,6 +109,8 @@ class CodeVisionProvisioner(LocalProvisioner):
         trying = asyncio.ensure_future(asyncio.to_thread(choose, self.isolation, self.namespaces))
         try:
             guess = likely(self.isolation, self.namespaces)
+            if guess.how is How.ENGINE:  # nothing is started by an engine that may not be there
+                guess = await trying
             await self._launch(guess, cmd, kwargs)
             choice = await trying
         except BaseException:

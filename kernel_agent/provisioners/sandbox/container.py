@@ -53,6 +53,7 @@ def command(plan: Plan, image: str, *, program: str, name: str) -> list[str]:
     user = plan.user if plan.user is not None else os.geteuid()
     group = plan.user if plan.user is not None else os.getegid()
     size = f"rw,nosuid,nodev,mode=1777,size={plan.tmp_bytes // 2}"
+    own = [f"--ulimit=nproc={plan.processes}"] if plan.user is not None else []  # counts this kernel's alone
     # rootless Podman maps the host's user to root inside, unless told to keep it
     keep = ["--userns=keep-id"] if program == "podman" and os.geteuid() != 0 else []
     variables = {
@@ -65,7 +66,7 @@ def command(plan: Plan, image: str, *, program: str, name: str) -> list[str]:
         *("--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--ipc=private"),
         *(f"--user={user}:{group}", f"--pids-limit={plan.processes}"),
         *(f"--memory={plan.memory_bytes}", f"--memory-swap={plan.memory_bytes}"),
-        *(f"--ulimit=nofile={plan.open_files}", f"--ulimit=fsize={plan.file_bytes}", "--ulimit=core=0"),
+        *(f"--ulimit=nofile={plan.open_files}", f"--ulimit=fsize={plan.file_bytes}", "--ulimit=core=0", *own),
         *(f"--tmpfs={plan.scratch}:{size}", f"--tmpfs=/tmp:{size}", f"--workdir={plan.scratch}"),
         *(f"--volume={plan.folder}:{plan.folder}", f"--volume={plan.connection_file}:{plan.connection_file}:ro"),
         *(word for key, value in variables.items() for word in ("--env", f"{key}={value}")),
