@@ -39,6 +39,7 @@ class Enclosure:
         self._cap: MemoryCap | None = None
         self._memory = memory_mb * MIB
         self._container = ""
+        self._lifeline = -1
         if choice.level is Isolation.NONE:
             return
         self._user = users.lease()
@@ -75,9 +76,14 @@ class Enclosure:
             words = container.command(self.plan, image, program=container.engine(), name=self._container)
             env = os.environ  # the engine's client has the user's own; the container has none of it
         stdin, stdout, stderr = stdio
-        return spawn(
-            words, env=dict(env), cwd=os.sep, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
-        )
+        options = {"env": dict(env), "cwd": os.sep, "start_new_session": True}
+        if not self._container:
+            return spawn(words, stdin=stdin, stdout=stdout, stderr=stderr, **options)
+        until_we_end, self._lifeline = os.pipe()
+        try:
+            return spawn(words, stdin=until_we_end, stdout=stdout, stderr=stderr, **options)
+        finally:
+            os.close(until_we_end)
 
     def watch(self, pid: int, killed: Callable[[str], object]) -> None:
         """Cap the memory and the processes of the kernel from now on."""
@@ -97,18 +103,23 @@ class Enclosure:
         """Why the kernel was killed for what it used; "" where it was not."""
         return self._cap.explain() if self._cap is not None else ""
 
-    def kill(self) -> None:
-        """What a signal to the process that was started does not reach."""
-        if self._container:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                words = [container.engine(), "kill", self._container]
-                subprocess.run(words, capture_output=True, check=False, timeout=_ENGINE_SECONDS)
+    def signal(self, number: int) -> bool:
+        """A signal to a kernel that an engine runs, which no signal to the process that was started reaches; else False."""
+        if not self._container:
+            return False
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            words = [container.engine(), "kill", "--signal", str(int(number)), self._container]
+            subprocess.run(words, capture_output=True, check=False, timeout=_ENGINE_SECONDS)
+        return True
 
     def close(self) -> None:
         """The kernel is gone: give back what it had. Safe to call twice."""
         cap, self._cap = self._cap, None
         if cap is not None:
             cap.stop()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         user, self._user = self._user, None
         users.give_back(user)
         if self.plan is not None:

@@ -182,6 +182,8 @@ class CodeVisionProvisioner(LocalProvisioner):
         """A signal to the kernel's process group."""
         if isinstance(self.process, ForkedProcess):
             self.process.signal_group(signum)
+        elif self._enclosure is not None and self._enclosure.signal(signum):
+            return
         elif not self._signal_kernel(signum):
             await super().send_signal(signum)
 
@@ -206,7 +208,7 @@ class CodeVisionProvisioner(LocalProvisioner):
                 await _within(GONE_SECONDS, self.process.ended, lambda late: None)
         else:
             if self._enclosure is not None:
-                self._enclosure.kill()
+                self._enclosure.signal(signal.SIGKILL)
             self._signal_kernel(signal.SIGKILL)
             self._kill_group()
             await super().kill(restart=restart)

@@ -243,20 +243,18 @@ class KernelChannel:
 
     async def interrupt(self) -> None:
         """SIGINT to the kernel and its process group."""
-        if self._watch is not None and self._watch.pid is not None:
-            self._signal(signal.SIGINT)
-        elif self._manager is not None:
+        known = self._watch is not None and self._watch.pid is not None
+        if not (known and self._signal(signal.SIGINT)) and self._manager is not None:
             with contextlib.suppress(Exception):  # it may be dying; the caller goes on to `stop`
                 await self._manager.interrupt_kernel()
 
-    def _signal(self, number: signal.Signals) -> None:
-        """To the process group where the kernel leads one, else to the kernel."""
+    def _signal(self, number: signal.Signals) -> bool:
+        """To the process group where the kernel leads one, else to the kernel; False where neither may be done."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.pid is not None and os.getpgid(self.pid) == self.pid:
                 os.killpg(self.pid, number)
-                return
-        if self._watch is not None:
-            self._watch.send_signal(number)
+                return True
+        return self._watch is not None and self._watch.send_signal(number)
 
     @property
     def _provisioner(self) -> Any:

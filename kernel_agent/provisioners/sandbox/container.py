@@ -23,6 +23,13 @@ RUN pip install --no-cache-dir kernel-agent
 ENTRYPOINT ["python", "-m", "kernel_agent.session.kernel_app"]
 """
 _SECONDS = 10.0
+_SHIELD = """engine=$0 name=$1; shift
+exec 3<&0
+(read -r _ <&3; "$engine" kill "$name") >/dev/null 2>&1 &
+"$@" </dev/null 3<&- &
+trap 'kill -TERM $!' TERM; trap : INT
+while :; do wait $!; status=$?; kill -0 $! 2>/dev/null || exit $status; done"""
+"""Kills the container when its standard input ends: with the host. An engine's own process is none of this one's children."""
 
 
 def engine() -> str:
@@ -49,19 +56,25 @@ def unusable() -> str:
 
 
 def command(plan: Plan, image: str, *, program: str, name: str) -> list[str]:
-    """The command that runs the kernel; ended by `[program, "kill", name]`. `plan.scratch` becomes a tmpfs in it."""
+    """The command that runs the kernel; ended by `[program, "kill", name]`, and when its standard input ends.
+
+    `plan.scratch` becomes a tmpfs in it.
+    """
     user = plan.user if plan.user is not None else os.geteuid()
     group = plan.user if plan.user is not None else os.getegid()
     size = f"rw,nosuid,nodev,mode=1777,size={plan.tmp_bytes // 2}"
     own = [f"--ulimit=nproc={plan.processes}"] if plan.user is not None else []  # counts this kernel's alone
     # rootless Podman maps the host's user to root inside, unless told to keep it
     keep = ["--userns=keep-id"] if program == "podman" and os.geteuid() != 0 else []
+    if program == "podman":
+        keep.append("--read-only-tmpfs=false")  # it would copy what the image has in /var/tmp and /run into memory
     variables = {
         "HOME": plan.work,
         "IPYTHONDIR": f"{plan.scratch}/ipython",
         "MPLCONFIGDIR": f"{plan.scratch}/matplotlib",
     }
     return [
+        *("/bin/sh", "-c", _SHIELD, program, name),
         *(program, "run", "--rm", "--init", "--name", name, *keep),
         *("--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--ipc=private"),
         *(f"--user={user}:{group}", f"--pids-limit={plan.processes}"),
