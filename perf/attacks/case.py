@@ -27,6 +27,8 @@ class Result(StrEnum):
 
 EVERYWHERE = frozenset(Isolation)
 SANDBOXED = EVERYWHERE - {Isolation.NONE}
+SEALED = frozenset({Isolation.STRONG, Isolation.MEDIUM})
+"""Levels whose kernels filter their own system calls; a container's filter is its engine's."""
 NAMESPACED = frozenset({Isolation.STRONG, Isolation.CONTAINER})
 NOWHERE: frozenset[Isolation] = frozenset()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from jupyter_client.manager import AsyncKernelManager
 
 from kernel_agent import Session
-from perf.attacks.case import EVERYWHERE, NAMESPACED, SANDBOXED, Result, case
+from perf.attacks.case import EVERYWHERE, NAMESPACED, SANDBOXED, SEALED, Result, case
 from perf.attacks.cases.files import READ
 from perf.attacks.host import descendants, namespace, status_line
 from perf.attacks.scene import BUDGET, NotIsolated, Scene, eventually, marked, marker, said
@@ -290,7 +290,7 @@ def other_socket(scene: Scene) -> str:
     return "code ran in another kernel" if taken else ""
 
 
-@case("nested userns", Result.BLOCKED, SANDBOXED)
+@case("nested userns", Result.BLOCKED, SEALED)
 def nested(scene: Scene) -> str:
     """No user namespace of its own, and so no new powers (seen from the host)."""
     found: set[str] = set()
