@@ -303,7 +303,7 @@ def test_a_replay_that_hangs_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_replay_that_takes_too_long_in_all_is_given_up(tmp_path: Path) -> None:
     flag = tmp_path / "slow"
-    with Session() as fresh:
+    with Session(kernel=OPEN) as fresh:
         for _ in range(9):  # each within its own limit
             fresh.run(f"import pathlib, time\nif pathlib.Path({str(flag)!r}).exists(): time.sleep(9)")
         flag.touch()

@@ -143,9 +143,12 @@ async def test_a_heartbeat_is_answered(tmp_path: Path, context: Any) -> None:
 
 
 async def test_the_end_of_the_peer_is_told(tmp_path: Path) -> None:
-    with peer(
-        tmp_path / "p", lambda sock: (sock.sendall(GREETING + ready(b"ROUTER")), sock.shutdown(socket.SHUT_RDWR))
-    ):
+    def hangs_up(sock: socket.socket) -> None:
+        sock.sendall(GREETING + ready(b"ROUTER"))
+        sock.recv(1 << 16)  # only when greeted is the connection made; else it is an error of the connecting
+        sock.shutdown(socket.SHUT_RDWR)
+
+    with peer(tmp_path / "p", hangs_up):
         client = await Client.to(f"ipc://{tmp_path}/p")
         assert isinstance(await client.end(), Closed)
     with pytest.raises(Closed):
