@@ -72,7 +72,8 @@ def test_a_run_tells_all_that_happens(runs_of: Callable[..., Runs], picture: Ima
     turned = steps[1]["images"][0]
     assert (turned["parent"], turned["root"], turned["size"]) == (1, 0, [40, 30])
     assert turned["outline"] == [[30, 0], [30, 40], [0, 40], [0, 0]]
-    assert run.trajectory.path is not None and Trajectory.load(run.trajectory.path) == run.trajectory
+    assert run.trajectory.path is not None
+    assert Trajectory.load(run.trajectory.path) == run.trajectory
     assert not [event for event in run.log.after(-1) if event["type"] == "writing"]
 
 
@@ -136,7 +137,7 @@ def test_code_is_edited_or_refused_by_a_person(runs_of: Callable[..., Runs], pic
     runs = runs_of(CROP, TURN, last)
     run = runs.start("?", [picture], RunOptions(approve_each=True))
     until(lambda: run.state is RunState.WAITING)
-    action = [event for event in run.log.after(-1) if event["type"] == "action"][0]
+    action = next(event for event in run.log.after(-1) if event["type"] == "action")
     assert action["approval"] is True
     run.do("approve", code="result = image_0.crop((0, 0, 10, 10))")
     until(lambda: run.state is RunState.WAITING and len(run.trajectory.steps) == 1)
@@ -144,12 +145,16 @@ def test_code_is_edited_or_refused_by_a_person(runs_of: Callable[..., Runs], pic
     trajectory = run.wait()
     assert trajectory.images[1].size == (10, 10)
     first, second = trajectory.steps[:2]
-    assert isinstance(first.action, RunCode) and "10, 10" in first.action.code
+    assert isinstance(first.action, RunCode)
+    assert "10, 10" in first.action.code
     assert first.completion.text == CROP
-    assert second.observation is not None and second.observation.status is Status.REFUSED
+    assert second.observation is not None
+    assert second.observation.status is Status.REFUSED
     assert "not that one" in second.observation.text
     edited = next(event for event in trajectory.events if event.kind == "code_edited")
-    assert edited.data["step"] == 0 and "(0, 0, 30, 40)" in edited.data["written"] and edited.data["by"] == "user"
+    assert edited.data["step"] == 0
+    assert "(0, 0, 30, 40)" in edited.data["written"]
+    assert edited.data["by"] == "user"
     assert "This is what ran" in first.observation.text  # type: ignore[union-attr]
     assert "not that one" in model_saw[0]
     assert Trajectory.load(trajectory.path) == trajectory  # type: ignore[arg-type]
@@ -162,7 +167,9 @@ def test_rewind_is_a_branch_with_the_kernel_of_that_moment(runs_of: Callable[...
     until(lambda: run.state is RunState.IDLE)
     before = run.trajectory.path.read_bytes()  # type: ignore[union-attr]
     branch = run.do("rewind", steps=1)
-    assert branch is not None and branch.parent == (run.id, 1) and branch.id != run.id
+    assert branch is not None
+    assert branch.parent == (run.id, 1)
+    assert branch.id != run.id
     assert [len(branch.trajectory.steps), len(branch.trajectory.images)] == [1, 2]
     assert kinds(run)[-1] == "branch"
     branch.do("ask", question="Again?")
@@ -218,7 +225,8 @@ def test_saved_runs_are_listed_found_and_opened(runs_of: Callable[..., Runs], pi
     assert [line["live"] for line in runs.listed("left half")] == [False]
     assert runs.listed("nowhere") == []
     again = runs.get(first_id)
-    assert again is not first and again.state is RunState.IDLE
+    assert again is not first
+    assert again.state is RunState.IDLE
     assert [event["type"] for event in again.log.after(-1)] == ["run", "turn", "step", "step", "answer", "state"]
     again.do("ask", question="Go on?")
     assert again.wait().answer == "red"
@@ -249,7 +257,8 @@ def test_a_failure_is_told_and_survived(runs_of: Callable[..., Runs], picture: I
     run.wait()
     until(lambda: run.state is RunState.IDLE)
     told = [event for event in run.log.after(-1) if event["type"] == "answer"][-1]
-    assert told["stop_reason"] == "model_error" and "script" in told["failure"]
+    assert told["stop_reason"] == "model_error"
+    assert "script" in told["failure"]
 
 
 @pytest.mark.parametrize(
