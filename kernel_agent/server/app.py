@@ -15,7 +15,7 @@ from kernel_agent.server.handlers import handlers
 from kernel_agent.types import Isolation, KernelOptions
 
 
-class CodeVisionServer(ExtensionApp):  # type: ignore[misc]
+class CodeVisionServer(ExtensionApp):
     """Runs of vision-language models that think in Python, for the JupyterLab panel."""
 
     name = "kernel_agent"
@@ -39,6 +39,7 @@ class CodeVisionServer(ExtensionApp):  # type: ignore[misc]
 
     def initialize_settings(self) -> None:
         """Make the runs that the handlers share."""
+        assert self.serverapp is not None
         root = Path(self.serverapp.root_dir).resolve()
         isolation: Any = "auto" if self.isolation == "auto" else Isolation(self.isolation)
         self.runs = Runs(

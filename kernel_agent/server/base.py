@@ -16,9 +16,10 @@ from kernel_agent.live import LiveRun, Runs
 from kernel_agent.types import Json
 
 Method = Callable[..., Awaitable[None]]
+Answered = Callable[..., Awaitable[None] | None]
 
 
-def guarded(method: Method) -> Method:
+def guarded(method: Method) -> Answered:
     """Only for who is logged in and allowed; our errors become answers with a `message`."""
 
     @wraps(method)
@@ -36,10 +37,10 @@ def guarded(method: Method) -> Method:
         except CodeVisionError as error:
             handler.refuse(400, error)
 
-    return web.authenticated(authorized(answer))  # type: ignore[no-any-return]
+    return web.authenticated(authorized(answer))
 
 
-class Handler(APIHandler):  # type: ignore[misc]
+class Handler(APIHandler):
     """Base of the handlers."""
 
     auth_resource = "contents"

@@ -25,7 +25,11 @@ class EventsHandler(Handler):
             raise InputError(f"after={after!r:.40} is no number")
         run = await self.run_of(run_id)
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Entry]()
-        stop = run.log.follow(lambda entry: loop.call_soon_threadsafe(queue.put_nowait, entry), after=int(after))
+
+        def take(entry: Entry) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, entry)
+
+        stop = run.log.follow(take, after=int(after))
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")
