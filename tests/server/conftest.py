@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-pytest_plugins = ["pytest_jupyter.jupyter_server"]
-
 
 def on_servers_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """The test runs on the loop that pytest-jupyter's server lives on, not on one of pytest-asyncio's."""
