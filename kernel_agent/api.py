@@ -88,10 +88,10 @@ def continue_trajectory(
         trajectory.record_to(save_to, force=force)
     else:
         trajectory.reopen()
-    return _turn(_conversation(agent, trajectory), question, watch)
+    return _turn(taken_up(agent, trajectory), question, watch)
 
 
-def _conversation(agent: Agent, trajectory: Trajectory) -> Conversation:
+def taken_up(agent: Agent, trajectory: Trajectory) -> Conversation:
     """The trajectory's conversation as the model knows it, with a session that has yet to get its state."""
     sent, new = history(agent.protocol, trajectory)
     session = agent.session()

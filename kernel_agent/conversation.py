@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_agent import prompts
@@ -98,8 +98,8 @@ class Conversation:
         try:
             async with spent.within_time():
                 while reason is None:
-                    step = _Step(watch or (lambda notice: None), steering, instead)
-                    reason, answer = await self._step(spent, step, starting)
+                    told = watch or (lambda notice: None)
+                    reason, answer = await self._step(spent, told, steering, instead, starting)
                     instead = None
         except TimeoutError:
             reason = StopReason.TIME_LIMIT
@@ -126,24 +126,29 @@ class Conversation:
             self.trajectory.add_event(_event("kernel_started", isolation=isolation))
 
     async def _step(
-        self, spent: Spending, with_: _Step, starting: asyncio.Future[None]
+        self,
+        spent: Spending,
+        watch: Watch,
+        steering: Steering | None,
+        instead: Instead | None,
+        starting: asyncio.Future[None],
     ) -> tuple[StopReason | None, str | None]:
         """One model call and what follows from it; the step is saved even when the cell is cancelled."""
-        protocol, watch, index = self.protocol, with_.watch, len(self.trajectory.steps)
-        if with_.steering is not None and with_.instead is None:
+        protocol, index = self.protocol, len(self.trajectory.steps)
+        if steering is not None and instead is None:
             async with spent.stopped():
-                await with_.steering.before_model(index)
+                await steering.before_model(index)
         began, clock = time.time(), time.perf_counter()
         sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, spent.tokens_left))
         new_messages = tuple(self._new)
         spent.show(new_messages)
-        if with_.instead is None:
+        if instead is None:
             request = Request(messages=(*self._sent, *new_messages), tools=protocol.tools, sampling=sampling)
             completion = await self.model.complete(
                 request, on_text=lambda text: watch(TextWritten(step=index, text=text))
             )
         else:
-            completion = with_.instead.completion
+            completion = instead.completion
         spent.add(completion)
         if spent.steps == 1 and (described := dict(self.model.describe())) != self.trajectory.model:
             self.trajectory.add_event(Event(kind="model_described", time=time.time(), data=described))
@@ -157,7 +162,7 @@ class Conversation:
         watch(ActionRead(step=index, thought=parsed.thought, action=action, runs=reason is None))
         try:
             if isinstance(action, RunCode) and reason is None:
-                decision = await self._decide(spent, with_, index, action)
+                decision = await self._decide(spent, steering, instead, index, action)
                 edited = decision is not None and decision.code not in (None, action.code)
                 if decision is not None and decision.code is None:
                     status, report = Status.REFUSED, prompts.refused_report(decision.reason)
@@ -202,15 +207,14 @@ class Conversation:
             watch(StepDone(step=step, left=spent.left()))
         return reason, action.text if isinstance(action, Answer) else None
 
-    async def _decide(self, spent: Spending, with_: _Step, index: int, action: RunCode) -> Decision | None:
+    async def _decide(
+        self, spent: Spending, steering: Steering | None, instead: Instead | None, index: int, action: RunCode
+    ) -> Decision | None:
         """What a person says of code that is about to run; recorded with the trajectory."""
-        if with_.instead is not None:
-            decision: Decision | None = with_.instead.decision
-        elif with_.steering is not None:
+        decision = instead.decision if instead is not None else None
+        if steering is not None and instead is None:
             async with spent.stopped():
-                decision = await with_.steering.before_code(index, action)
-        else:
-            decision = None
+                decision = await steering.before_code(index, action)
         if decision is not None:
             kind = "refused" if decision.code is None else "approved" if decision.code == action.code else "code_edited"
             said: dict[str, Json] = {"reason": decision.reason} if decision.code is None else {}
@@ -240,15 +244,6 @@ def history(protocol: Protocol, trajectory: Trajectory) -> tuple[list[Message], 
         if last.observation is not None:
             new += protocol.observe(last.completion, last.observation.content)
     return sent, new
-
-
-@dataclass(frozen=True)
-class _Step:
-    """Who watches and steers a step, and what a person put in its place."""
-
-    watch: Watch
-    steering: Steering | None
-    instead: Instead | None
 
 
 def check_question(question: str) -> None:

@@ -15,6 +15,7 @@
     ├── TrajectoryError     a notebook or journal that cannot be read
     ├── StorageError        the notebook cannot be written (path, space, in use)
     ├── LiveError           a command that a live run cannot follow now
+    │   └── NoSuchRun           no run has this id
     └── LineageError        a box cannot be mapped: the image's origin is unknown
 
 Each message names the value, the limit and the remedy. What goes wrong inside the model's code is never an exception
@@ -85,4 +86,8 @@ class LineageError(CodeVisionError, LookupError):
 
 
 class LiveError(CodeVisionError, RuntimeError):
-    """A live run cannot follow this command in the state it is in, or there is no such run."""
+    """A live run cannot follow this command in the state it is in."""
+
+
+class NoSuchRun(LiveError):
+    """No run, live or saved, has this id."""

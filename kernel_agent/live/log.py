@@ -21,6 +21,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
+        self._open: Entry | None = None  # what has been written of the step that is being written
         self._next = 0
         self._readers: list[Callable[[Entry], None]] = []
         self._lock = threading.Lock()
@@ -35,12 +36,12 @@ class EventLog:
         with self._lock:
             entry: Entry = {"seq": self._next, "time": time.time(), "type": type, **data}
             self._next += 1
-            kept = entry
-            if self._entries and self._entries[-1]["type"] == "writing":
-                before = self._entries.pop()
-                if type == "writing" and before["step"] == data["step"]:
-                    kept = {**entry, "text": before["text"] + data["text"]}
-            self._entries.append(kept)
+            if type == "writing":
+                before = self._open["text"] if self._open and self._open["step"] == data["step"] else ""
+                self._open = {**entry, "text": before + data["text"], "whole": True}
+            else:
+                self._open = None if type in ("action", "step", "answer") else self._open
+                self._entries.append(entry)
             for reader in self._readers:
                 reader(entry)
 
@@ -68,8 +69,5 @@ class EventLog:
         return stop
 
     def _after(self, seq: int) -> list[Entry]:
-        return [
-            {**entry, "whole": True} if entry["type"] == "writing" else entry
-            for entry in self._entries
-            if entry["seq"] > seq
-        ]
+        entries = [*self._entries, self._open] if self._open else self._entries
+        return sorted((entry for entry in entries if entry["seq"] > seq), key=lambda entry: int(entry["seq"]))

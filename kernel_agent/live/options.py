@@ -24,7 +24,7 @@ class RunOptions:
         protocol: a name of `kernel_agent.protocols`.
         steps, seconds, cell_seconds, tokens, images: see `types.Budget`.
         max_tokens, temperature, seed: see `types.Sampling`.
-        isolation: least level of isolation, where it is stronger than what the `Runs` were made with.
+        isolation: least level of isolation; it raises what the `Runs` were made with, and never lowers it.
         approve_each: wait for a person before each cell.
     """
 
@@ -80,14 +80,19 @@ class RunOptions:
         return RunOptions(**{**_values(defaults), **mine})
 
     def agent(self, model: Model, kernel: KernelOptions = KernelOptions()) -> Agent:
-        """The agent they describe, on a model that has been chosen."""
+        """The agent they describe, on a model that has been chosen. May try what isolation works here: not for an event loop.
+
+        Raises KernelError where the level that is asked for cannot be had.
+        """
         from kernel_agent.agent import Agent
+        from kernel_agent.provisioners.sandbox.probes import choose
 
         budget = {name: getattr(self, name) for name in ("steps", "seconds", "cell_seconds", "tokens", "images")}
         sampling = {name: getattr(self, name) for name in ("max_tokens", "temperature", "seed")}
         if self.isolation not in (None, "auto"):
             level, order = Isolation(self.isolation), list(Isolation)
-            if kernel.isolation == "auto" or order.index(level) < order.index(kernel.isolation):  # never a weaker one
+            there = choose().level if kernel.isolation == "auto" else kernel.isolation
+            if order.index(level) < order.index(there):
                 kernel = replace(kernel, isolation=level)
         return Agent(
             model,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from enum import StrEnum
@@ -63,6 +64,7 @@ class LiveRun:
 
     Attributes:
         log: its events.
+        state, since: what it is doing, and since when (seconds since the epoch).
         parent: the run it is a branch of and how many steps they share, or None.
     """
 
@@ -78,7 +80,7 @@ class LiveRun:
     ) -> None:
         self.agent, self.conversation, self.parent = agent, conversation, parent
         self.log = EventLog()
-        self.state = RunState.IDLE
+        self.state, self.since = RunState.IDLE, time.time()
         self._runs, self._by = runs, by
         self._approve_each = approve_each
         self._task: asyncio.Task[None] | None = None
@@ -271,7 +273,7 @@ class LiveRun:
         return decision
 
     def _be(self, state: RunState) -> None:
-        self.state = state
+        self.state, self.since = state, time.time()
         self.log.append("state", state=str(state), approve_each=self._approve_each)
 
     def _watch(self, notice: Notice) -> None:

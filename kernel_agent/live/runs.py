@@ -1,7 +1,7 @@
 """The runs of one process: the live ones, and the notebooks in their folder.
 
 Guarantees: a run's id never becomes a path; at most `idle_kernels` idle runs keep their kernel (the rest start one again when
-they are asked on). Does not guarantee that a live run outlives its process: then its notebook remains.
+they are asked on); beyond `max_live` runs the idle ones are closed, oldest first; the key goes to no server but the default one. Does not guarantee that a live run outlives its process: then its notebook remains.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kernel_agent.api import choose_model, taken_up
 from kernel_agent.blocking import background_loop, run_blocking
-from kernel_agent.conversation import Conversation, check_question, history
-from kernel_agent.errors import LiveError
+from kernel_agent.conversation import check_question
+from kernel_agent.errors import LiveError, NoSuchRun
 from kernel_agent.live.history import Saved, saved_runs
 from kernel_agent.live.options import RunOptions
 from kernel_agent.live.run import LiveRun, RunState, described
@@ -36,7 +37,9 @@ class Runs:
         defaults: options of runs that say nothing else.
         kernel: how kernels come to life.
         choose: the model for (model, base_url); by default `api.choose_model` with `api_key`.
+        api_key: of the server that `defaults` name.
         idle_kernels: how many runs whose turn is over keep their kernel.
+        max_live: how many runs are kept.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class Runs:
         choose: Callable[[str | None, str | None], Model] | None = None,
         api_key: str | None = None,
         idle_kernels: int = 4,
+        max_live: int = 32,
     ) -> None:
         self.folder, self.defaults, self.kernel, self.idle_kernels = folder, defaults, kernel, idle_kernels
+        self.max_live = max_live
         self._choose = choose or self._choose_model
         self._api_key = api_key
         self._models: dict[tuple[str | None, str | None], Model] = {}
@@ -59,7 +64,9 @@ class Runs:
     # ------------------------------------------------------------------ starting
 
     def start(self, question: str, images: Sequence[Any], options: RunOptions = RunOptions()) -> LiveRun:
-        """A new run, on its way. Raises InputError, ImageError, ModelError, StorageError before anything is asked."""
+        """A new run, on its way. Before anything is asked it raises InputError, ImageError, ModelError, KernelError,
+        StorageError, and LiveError where `max_live` runs are at work.
+        """
         check_question(question)
         run = run_blocking(self._new(images, options))
         run.do("ask", question=question)
@@ -67,7 +74,8 @@ class Runs:
 
     async def _new(self, images: Sequence[Any], options: RunOptions) -> LiveRun:
         options = options.over(self.defaults)
-        agent = options.agent(await self._model(options), self.kernel)
+        await self._make_room()
+        agent = await asyncio.to_thread(options.agent, await self._model(options), self.kernel)
         conversation = await asyncio.to_thread(agent.converse, tuple(images))
         self.record(conversation.trajectory)
         return self.add(LiveRun(agent, conversation, self, approve_each=options.approve_each, by=options.by))
@@ -80,27 +88,19 @@ class Runs:
         trajectory = await asyncio.to_thread(Trajectory.load, path)
         if (live := self._live.get(trajectory.run_id)) is not None:
             return live
-        return self.add(await self._taken_up(trajectory, options))
-
-    def take_up(self, trajectory: Trajectory, options: RunOptions = RunOptions()) -> LiveRun:
-        """A trajectory as a run, idle. Its own kernel is closed; the run starts another when it is asked on."""
-        trajectory.close()
-        return self.add(run_blocking(self._taken_up(trajectory, options)))
-
-    async def _taken_up(self, trajectory: Trajectory, options: RunOptions) -> LiveRun:
+        await self._make_room()
         recorded = trajectory.model
         server = recorded.get("base_url") if recorded.get("kind") == "openai" else None
         own = "embedded" if recorded.get("embedded") else recorded.get("model")
         theirs = RunOptions(model=own, base_url=server, protocol=trajectory.header.get("protocol"))
         options = options.over(theirs.over(self.defaults) if own and self._may_use(server) else self.defaults)
-        agent = options.agent(await self._model(options), self.kernel)
-        session = agent.session()
-        session.resume_from(trajectory.images, [step.cell for step in trajectory.steps if step.cell is not None])
-        sent, new = history(agent.protocol, trajectory)
-        conversation = Conversation(agent.model, agent.protocol, agent.sampling, session, trajectory, sent, new)
+        agent = await asyncio.to_thread(options.agent, await self._model(options), self.kernel)
+        conversation = taken_up(agent, trajectory)
         branch = trajectory.header.get("branch_of")
-        parent = (branch["run"], branch["steps"]) if isinstance(branch, dict) else None
-        return LiveRun(agent, conversation, self, parent=parent, approve_each=options.approve_each, by=options.by)
+        parent = (str(branch.get("run")), branch.get("steps", 0)) if isinstance(branch, dict) else None
+        return self.add(
+            LiveRun(agent, conversation, self, parent=parent, approve_each=options.approve_each, by=options.by)
+        )
 
     def _may_use(self, server: str | None) -> bool:
         """A notebook must not choose whom our key and images are sent to."""
@@ -113,9 +113,8 @@ class Runs:
         return self._models[key]
 
     def _choose_model(self, model: str | None, base_url: str | None) -> Model:
-        from kernel_agent.api import choose_model
-
-        return choose_model(model, base_url=base_url, api_key=self._api_key)
+        ours = base_url == self.defaults.base_url
+        return choose_model(model, base_url=base_url, api_key=self._api_key if ours else "")  # "": none at all
 
     # ------------------------------------------------------------------ keeping
 
@@ -127,24 +126,35 @@ class Runs:
             trajectory.record_to(self.folder / f"codevision-{stamp}-{trajectory.run_id[:8]}.ipynb")
 
     def add(self, run: LiveRun) -> LiveRun:
-        """Keep a run until it is closed."""
-        self._live[run.id] = run
-        return run
+        """Keep a run until it is closed; returns the one that is kept, where two opened it at once."""
+        return self._live.setdefault(run.id, run)
+
+    async def _make_room(self) -> None:
+        """Close idle runs, the oldest first, until there is room for one more."""
+        while len(self._live) >= self.max_live:
+            idle = self._idle()
+            if not idle:
+                raise LiveError(f"{self.max_live} runs are at work: wait for one, or stop one")
+            await asyncio.wrap_future(idle[0].submit("close"))
+
+    def _idle(self) -> list[LiveRun]:
+        idle = [run for run in self._live.values() if run.state is RunState.IDLE]
+        return sorted(idle, key=lambda run: run.since)
 
     def forget(self, run: LiveRun) -> None:
         """The run is closed."""
         self._live.pop(run.id, None)
 
     def get(self, run_id: str) -> LiveRun:
-        """The live run of this id, or the saved one of the folder, opened. LiveError where there is none."""
+        """The live run of this id, or the saved one of the folder, opened. NoSuchRun where there is none."""
         if not isinstance(run_id, str) or not ID.fullmatch(run_id):
-            raise LiveError(f"{run_id!r:.60} is no id of a run: an id is 32 hexadecimal digits")
+            raise NoSuchRun(f"{run_id!r:.60} is no id of a run: an id is 32 hexadecimal digits")
         if run_id in self._live:
             return self._live[run_id]
         for saved in self._history():
             if saved.id == run_id:
                 return self.open(saved.path)
-        raise LiveError(f"there is no run {run_id}: it was closed without a notebook, or its notebook is gone")
+        raise NoSuchRun(f"there is no run {run_id}: it was closed without a notebook, or its notebook is gone")
 
     def live(self) -> list[LiveRun]:
         """The runs that are not closed, newest last."""
@@ -171,10 +181,7 @@ class Runs:
 
     async def spare_kernels(self) -> None:
         """Stop the kernels of idle runs beyond `idle_kernels`, those that ended first."""
-        idle = [run for run in self._live.values() if run.state is RunState.IDLE]
-        for run in sorted(idle, key=lambda run: run.log.after(run.log.last - 1)[-1]["time"])[
-            : -self.idle_kernels or None
-        ]:
+        for run in self._idle()[: -self.idle_kernels or None]:
             await run.release()
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ class CodeVisionServer(ExtensionApp):
         config=True
     )
     max_upload_mb = Int(64, min=1, help="Largest image taken from a page, in MiB.").tag(config=True)
-    max_live_runs = Int(32, min=1, help="Most runs that are live at once.").tag(config=True)
+    max_live_runs = Int(32, min=1, help="Most runs at once; beyond it idle ones are closed.").tag(config=True)
 
     def initialize_settings(self) -> None:
         """Make the runs that the handlers share."""
@@ -50,11 +50,12 @@ class CodeVisionServer(ExtensionApp):
             ),
             kernel=KernelOptions(isolation=isolation),
             api_key=self.api_key or os.environ.get("CODEVISION_API_KEY") or None,
+            max_live=self.max_live_runs,
         )
         self.settings.update(
             codevision_runs=self.runs,
             codevision_root=root,
-            codevision_limits={"upload": self.max_upload_mb << 20, "live": self.max_live_runs},
+            codevision_max_upload=self.max_upload_mb << 20,
         )
 
     def initialize_handlers(self) -> None:

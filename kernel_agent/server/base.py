@@ -11,7 +11,7 @@ from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
-from kernel_agent.errors import CodeVisionError, InputError, KernelError, LiveError, ModelError, StorageError
+from kernel_agent.errors import CodeVisionError, InputError, KernelError, LiveError, ModelError, NoSuchRun, StorageError
 from kernel_agent.live import LiveRun, Runs
 from kernel_agent.types import Json
 
@@ -27,7 +27,7 @@ def guarded(method: Method) -> Answered:
         try:
             await method(handler, **parts)
         except LiveError as error:
-            handler.refuse(404 if "there is no run" in str(error) or "no id of a run" in str(error) else 409, error)
+            handler.refuse(404 if isinstance(error, NoSuchRun) else 409, error)
         except InputError as error:
             handler.refuse(400, error)
         except StorageError as error:
@@ -58,7 +58,7 @@ class Handler(APIHandler):
         return root
 
     async def run_of(self, run_id: str) -> LiveRun:
-        """The run with this id. LiveError where there is none."""
+        """The run with this id. NoSuchRun where there is none."""
         return await asyncio.to_thread(self.runs.get, run_id)
 
     def body(self) -> dict[str, Json]:
@@ -67,6 +67,13 @@ class Handler(APIHandler):
         if not isinstance(data, dict):
             raise InputError("the body must be a JSON object")
         return data
+
+    def number(self, name: str, default: int) -> int:
+        """A whole number of the query. InputError where it is none."""
+        text = self.get_query_argument(name, str(default))
+        if len(text) > 15 or not text.removeprefix("-").isdecimal():
+            raise InputError(f"{name}={text!r:.40} is no whole number")
+        return int(text)
 
     def give(self, data: Json, status: int = 200) -> None:
         """Answer with JSON."""
@@ -84,12 +91,16 @@ class Handler(APIHandler):
         if not isinstance(path, str) or not path or "\0" in path:
             raise InputError(f"{path!r:.80} is no path of a file")
         relative = path.replace("\\", "/").lstrip("/")
-        target = (self.root / relative).resolve()
+        try:
+            target = (self.root / relative).resolve()
+            there = target.is_file()
+        except OSError as error:
+            raise InputError(f"{path!r:.80} is no path of a file: {error.strerror}") from error
         if not target.is_relative_to(self.root) or any(
             part.startswith(".") for part in target.relative_to(self.root).parts
         ):
             raise InputError(f"{path!r:.200} is not in the server's folder, or is hidden")
-        if not target.is_file():
+        if not there:
             raise InputError(f"there is no file {path!r:.200} in the server's folder")
         return target
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import importlib.util
+from dataclasses import replace
 from typing import Any
 
 from jupyter_server.utils import url_path_join
 
 from kernel_agent import __version__
-from kernel_agent.errors import InputError, KernelError, LiveError
+from kernel_agent.errors import InputError, KernelError, LiveError, NoSuchRun
 from kernel_agent.live import RunOptions
 from kernel_agent.server.base import Handler, guarded
 from kernel_agent.server.stream import EventsHandler
@@ -38,7 +38,6 @@ class StatusHandler(Handler):
                 "isolation": isolation,
                 "isolation_levels": [str(level) for level in Isolation if level is not Isolation.NONE],
                 "protocols": list(PROTOCOLS),
-                "audit": importlib.util.find_spec("kernel_agent.audit") is not None,
                 "defaults": {"model": defaults.model, "base_url": defaults.base_url},
                 "folder": self.shown(self.runs.folder),
             }
@@ -51,11 +50,9 @@ class RunsHandler(Handler):
     @guarded
     async def get(self) -> None:
         """A list, newest first: `search` in questions and answers, at most `limit`."""
-        limit = self.get_query_argument("limit", "100")
-        if not limit.isdecimal():
-            raise InputError(f"limit={limit!r:.40} is no number")
+        limit = max(1, min(self.number("limit", 100), 1000))
         search = self.get_query_argument("search", "")[:500]
-        lines = await asyncio.to_thread(self.runs.listed, search, min(int(limit), 1000))
+        lines = await asyncio.to_thread(self.runs.listed, search, limit)
         self.give({"runs": [{**line, "path": self.shown(line["path"])} for line in lines]})
 
     @guarded
@@ -67,13 +64,10 @@ class RunsHandler(Handler):
             raise InputError("a run needs a question (text) and images (a list)")
         if not 1 <= len(images) <= MAX_IMAGES:
             raise InputError(f"{len(images)} images: give 1 to {MAX_IMAGES}")
-        if len(self.runs.live()) >= (most := self.settings["codevision_limits"]["live"]):
-            raise LiveError(f"{most} runs are live: close one first")
         options = RunOptions.from_json(body.get("options") or {})
         user = getattr(self.current_user, "username", None) or "user"
-        options = RunOptions(**{**vars(options), "by": user})
         sources = [self._image(item) for item in images]
-        run = await asyncio.to_thread(self.runs.start, question, sources, options)
+        run = await asyncio.to_thread(self.runs.start, question, sources, replace(options, by=user))
         self.give({"id": run.id}, 201)
 
     def _image(self, item: Json) -> Any:
@@ -81,7 +75,7 @@ class RunsHandler(Handler):
             return self.inside(item["path"])
         if not isinstance(item, dict) or not isinstance(item.get("data"), str):
             raise InputError("an image is {path} of the server's folder, or {name, data} with base64 data")
-        most = self.settings["codevision_limits"]["upload"]
+        most = self.settings["codevision_max_upload"]
         if len(item["data"]) > most * 4 // 3 + 4:
             raise InputError(
                 f"an image has more than {most >> 20} MiB: put it into the server's folder, or make it smaller"
@@ -140,7 +134,7 @@ class ImageHandler(Handler):
         found = [image for image in run.trajectory.images if str(image.index) == index]
         kind = self.get_query_argument("kind", "view")
         if not found or kind not in ("view", "data"):
-            raise LiveError(f"there is no run with an image {index!r:.20} of kind {kind!r:.20}")
+            raise NoSuchRun(f"this run has no image {index!r:.20} of kind {kind!r:.20}")
         image = found[0]
         mime = image.view_mime if kind == "view" else image.mime
         data = await asyncio.to_thread(getattr, image, kind)
@@ -157,10 +151,9 @@ class CellsHandler(Handler):
     @guarded
     async def get(self, run_id: str) -> None:
         """nbformat 4 cells of the whole run, or of one `turn`, to insert into another notebook."""
-        turn = self.get_query_argument("turn", "")
+        turn = self.number("turn", -1)
         run = await self.run_of(run_id)
-        number = int(turn) if turn.isdecimal() else None
-        cells = await asyncio.to_thread(export.to_insert, run.trajectory, turn=number)
+        cells = await asyncio.to_thread(export.to_insert, run.trajectory, turn=None if turn < 0 else turn)
         self.give({"cells": cells})
 
 
@@ -175,23 +168,6 @@ class PathHandler(Handler):
         if path is None:
             raise LiveError("this run has no notebook in the server's folder")
         self.give({"path": path})
-
-
-class AuditHandler(Handler):
-    """A check of a run."""
-
-    @guarded
-    async def post(self, run_id: str) -> None:
-        """Audit the run's notebook: a verdict for each cell."""
-        run = await self.run_of(run_id)
-        path = run.trajectory.path
-        if path is None:
-            raise LiveError("this run has no notebook to audit")
-        if importlib.util.find_spec("kernel_agent.audit") is None:
-            self.give({"installed": False, "message": "Audits are not installed: this version has none yet."})
-            return
-        audit = importlib.import_module("kernel_agent.audit")
-        self.give(await asyncio.to_thread(audit.for_panel, path))
 
 
 _SHOWN = {"image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"}
@@ -209,7 +185,6 @@ def handlers() -> list[tuple[str, type]]:
         (rf"runs/{_ID}/images/(?P<index>[^/]+)", ImageHandler),
         (f"runs/{_ID}/cells", CellsHandler),
         (f"runs/{_ID}/path", PathHandler),
-        (f"runs/{_ID}/audit", AuditHandler),
     ]
     return [(url_path_join("/codevision/api", address), handler) for address, handler in table]
 

@@ -7,7 +7,6 @@ import asyncio
 import orjson
 from tornado.iostream import StreamClosedError
 
-from kernel_agent.errors import InputError
 from kernel_agent.live.log import Entry
 from kernel_agent.server.base import Handler, guarded
 
@@ -20,16 +19,14 @@ class EventsHandler(Handler):
     @guarded
     async def get(self, run_id: str) -> None:
         """All events after number `after`, then each as it comes, until the run is closed or the page goes away."""
-        after = self.get_query_argument("after", "-1")
-        if not after.removeprefix("-").isdecimal():
-            raise InputError(f"after={after!r:.40} is no number")
+        after = self.number("after", -1)
         run = await self.run_of(run_id)
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Entry]()
 
         def take(entry: Entry) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, entry)
 
-        stop = run.log.follow(take, after=int(after))
+        stop = run.log.follow(take, after=after)
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")

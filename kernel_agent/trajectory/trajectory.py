@@ -208,10 +208,10 @@ class Trajectory:
             end = old.turns[number + 1].first_step if number + 1 < len(old.turns) else len(old.steps)
             if turn.first_step >= steps + in_turn:
                 break
-            seconds = sum(step.seconds for step in old.steps[turn.first_step : min(end, steps)])
-            whole = end <= steps and not in_turn and turn.stop_reason is not None
-            cut = replace(turn, answer=None, stop_reason=StopReason.INTERRUPTED, seconds=seconds)
-            state.turns.append(turn if whole or end <= steps else cut)
+            if end > steps or turn.stop_reason is None:
+                seconds = sum(step.seconds for step in old.steps[turn.first_step : steps])
+                turn = replace(turn, answer=None, stop_reason=StopReason.INTERRUPTED, seconds=seconds)
+            state.turns.append(turn)
         if in_turn:
             state.turns[-1] = replace(state.turns[-1], answer=None, stop_reason=None)
         until = old.steps[steps].started if steps < len(old.steps) else float("inf")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import pytest
 from PIL import Image
 
 from kernel_agent.errors import InputError, LiveError
-from kernel_agent.live import LiveRun, RunOptions, Runs
+from kernel_agent.live import EventLog, LiveRun, RunOptions, Runs
 from kernel_agent.live.run import RunState
 from kernel_agent.models import ScriptedModel
+from kernel_agent.provisioners.sandbox.probes import choose
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Answer, KernelOptions, RunCode, Status, StopReason
+from kernel_agent.types import Answer, Isolation, KernelOptions, RunCode, Status, StopReason
 
 CROP = """<think>The left half.</think>
 <tool_call>{"name": "code_image_tool", "arguments": {"code": "x = 1\\nresult = image_0.crop((0, 0, 30, 40))", "description": "crop", "image_index": 0}}</tool_call>"""
@@ -113,10 +116,9 @@ def test_stop_keeps_the_run_and_it_can_be_asked_on(runs_of: Callable[..., Runs],
 
 def test_pause_holds_the_run_and_its_clock(runs_of: Callable[..., Runs], picture: Image.Image) -> None:
     runs = runs_of(CROP, DONE, defaults=RunOptions(seconds=3))
-    slow = threading.Event()
     run = runs.start("?", [picture], RunOptions(approve_each=True))
     until(lambda: run.state is RunState.WAITING)
-    assert not slow.wait(3.2)  # longer than the turn may take
+    time.sleep(3.2)  # longer than the turn may take
     with pytest.raises(LiveError, match="the run is waiting: ask again when this turn is over"):
         run.do("ask", question="more?")
     run.do("pause")
@@ -283,3 +285,84 @@ def test_a_face_cannot_weaken_the_isolation() -> None:
     assert RunOptions(isolation="medium").agent(model, strong).kernel.isolation == "strong"
     assert RunOptions(isolation="strong").agent(model, KernelOptions(isolation="none")).kernel.isolation == "strong"
     assert RunOptions(isolation="auto").agent(model, strong).kernel.isolation == "strong"
+    best = choose().level  # what "auto" gives on this machine
+    for asked in ("strong", "medium", "container"):
+        got = RunOptions(isolation=asked).agent(model).kernel.isolation
+        assert list(Isolation).index(best if got == "auto" else Isolation(got)) <= list(Isolation).index(
+            Isolation(asked)
+        )
+
+
+@contextlib.contextmanager
+def model_server(keys: list[str | None]) -> Iterator[str]:
+    """An HTTP server that notes the key of each request and answers none."""
+
+    class Notes(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            keys.append(self.headers.get("Authorization"))
+            self.send_error(400)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Notes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+def test_the_key_goes_to_the_default_server_alone(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEVISION_API_KEY", "sk-ours")
+    ours: list[str | None] = []
+    theirs: list[str | None] = []
+    with model_server(ours) as default, model_server(theirs) as other:
+        runs = Runs(
+            None,
+            defaults=RunOptions(base_url=default, model="m"),
+            api_key="sk-ours",
+            kernel=KernelOptions(isolation="none"),
+        )
+        for url in (None, other):
+            assert runs.start("?", [picture], RunOptions(base_url=url)).wait().answer is None
+        runs.close()
+    assert set(ours) == {"Bearer sk-ours"}
+    assert set(theirs) == {None}
+
+
+def test_idle_runs_make_room_for_new_ones(runs_of: Callable[..., Runs], picture: Image.Image) -> None:
+    runs = runs_of(DONE, DONE, DONE, CROP.replace("x = 1", "x = 1; import time; time.sleep(30)"), max_live=2)
+    made = []
+    for _ in range(3):
+        made.append(runs.start("?", [picture]))
+        made[-1].wait()
+        until(lambda: made[-1].state is RunState.IDLE)
+    assert made[0].state is RunState.CLOSED
+    assert runs.get(made[0].id).trajectory.answer == "red"  # its notebook is there
+    runs.max_live = 1
+    busy = runs.start("?", [picture])
+    with pytest.raises(LiveError, match="1 runs are at work: wait for one"):
+        runs.start("?", [picture])
+    busy.do("stop")
+
+
+def test_a_text_is_whole_whatever_comes_between() -> None:
+    log = EventLog()
+    log.append("writing", step=0, text="one ")
+    log.append("state", state="running")
+    log.append("writing", step=0, text="two")
+    told = log.after(-1)
+    assert [(event["seq"], event["type"]) for event in told] == [(1, "state"), (2, "writing")]
+    assert (told[1]["text"], told[1]["whole"]) == ("one two", True)
+    log.append("action", step=0)
+    assert [event["type"] for event in log.after(-1)] == ["state", "action"]
+
+
+def test_a_fork_of_an_open_turn_is_cut(runs_of: Callable[..., Runs], picture: Image.Image) -> None:
+    runs = runs_of(CROP, TURN, DONE)
+    run = runs.start("?", [picture])
+    until(lambda: "step" in kinds(run))
+    branch = run.trajectory.branch(1)
+    assert [turn.stop_reason for turn in branch.turns] == [StopReason.INTERRUPTED]
+    run.wait()
