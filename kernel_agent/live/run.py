@@ -343,6 +343,8 @@ class LiveRun:
         conversation = Conversation(old.model, old.protocol, old.sampling, session, trajectory, sent, new)
         try:
             self._runs.record(trajectory)
+            if not in_turn:
+                trajectory.seal()  # nothing goes on in it yet
         except BaseException:
             await session.aclose()
             raise

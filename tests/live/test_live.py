@@ -174,6 +174,7 @@ def test_rewind_is_a_branch_with_the_kernel_of_that_moment(runs_of: Callable[...
     assert branch.id != run.id
     assert [len(branch.trajectory.steps), len(branch.trajectory.images)] == [1, 2]
     assert kinds(run)[-1] == "branch"
+    assert not list(runs.folder.glob("*.codevision"))  # type: ignore[union-attr]  # no journal of an idle run stays
     branch.do("ask", question="Again?")
     assert branch.wait().answer == "red"
     assert "x = 2" in branch.trajectory.steps[1].observation.text  # type: ignore[union-attr]
