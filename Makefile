@@ -54,8 +54,8 @@ test-kernels: setup bubblewrap ## isolation, attacks, faults; the demo with and 
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'kernels and not slow' tests
 	test "$$(id -u)" != 0 || $(MAKE) --no-print-directory attacks-user PROFILES="--profile strong-fork --profile strong-bubblewrap --profile medium-fork"
 	test -x .venv-ipykernel6/bin/python || $(PYTHON) -m venv .venv-ipykernel6
-	.venv-ipykernel6/bin/python -m pip --disable-pip-version-check install -q 'ipykernel==6.31.*' pytest pytest-asyncio -e .
-	.venv-ipykernel6/bin/python -m pytest -q -m 'kernels or not kernels' tests/session/test_session.py tests/provisioners/test_session_forked.py
+	.venv-ipykernel6/bin/python -m pip --disable-pip-version-check install -q 'ipykernel==6.31.*' pytest pytest-asyncio nbclient nbconvert -e .
+	.venv-ipykernel6/bin/python -m pytest -q -m 'kernels or not kernels' tests/session/test_session.py tests/provisioners/test_session_forked.py tests/magic
 
 .PHONY: bubblewrap
 bubblewrap: # the tests try the sandbox that it makes as well

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,22 +117,31 @@ def _turn(conversation: Conversation, question: str, watch: Watch | None) -> Tra
         error.trajectory = trajectory  # type: ignore[attr-defined]
         raise
     finally:
-        _keep(trajectory, conversation)
+        trajectory._live = _Kept(trajectory, conversation)
     return trajectory
 
 
-def _keep(trajectory: Trajectory, conversation: Conversation) -> None:
-    """Let the trajectory go on in this conversation, and stop its kernel once it is closed or forgotten."""
-    attach = conversation.detached()  # holds no reference to the trajectory: forgetting it stops the kernel
+class _Kept:
+    """Goes on in a conversation's kernel without holding on to the trajectory: forgetting that stops the kernel."""
 
-    def go_on(trajectory: Trajectory, question: str, *, watch: Watch | None = None) -> Trajectory:
+    def __init__(self, trajectory: Trajectory, conversation: Conversation) -> None:
+        self._attach = conversation.detached()
+        before = trajectory._live
+        known = before._end if isinstance(before, _Kept) else None
+        self._end: Callable[[], object] = known or weakref.finalize(trajectory, _stop, conversation.session)
+
+    def ask(self, trajectory: Trajectory, question: str, *, watch: Watch | None = None) -> Trajectory:
         check_question(question)
         trajectory.reopen()
-        return _turn(attach(trajectory), question, watch)
+        return _turn(self._attach(trajectory), question, watch)
 
-    trajectory._continue = go_on
-    if trajectory._stop_kernel is None:
-        trajectory._stop_kernel = weakref.finalize(trajectory, _stop, conversation.session)
+    def fork(self, trajectory: Trajectory, steps: int) -> Trajectory:
+        branch = run_blocking(self._attach(trajectory).branch(steps))
+        branch.trajectory._live = _Kept(branch.trajectory, branch)
+        return branch.trajectory
+
+    def stop(self) -> None:
+        self._end()
 
 
 def _stop(session: Session) -> None:

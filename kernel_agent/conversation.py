@@ -228,6 +228,22 @@ class Conversation:
         sent, new = tuple(self._sent), tuple(self._new)
         return lambda trajectory: Conversation(*parts, trajectory, sent, new)
 
+    async def branch(self, steps: int, *, in_turn: bool = False) -> Conversation:
+        """A conversation of its own that shares the first `steps` steps, its kernel in the state after them.
+
+        With `in_turn` the question that step `steps` belonged to is open in it, for `resume`.
+        """
+        made = self.trajectory.steps
+        trajectory = self.trajectory.branch(steps, in_turn=in_turn)
+        cells = sum(step.cell is not None for step in trajectory.steps)
+        whole = self.trajectory.stop_reason is not None and cells == len(self.session.cells)
+        session = await self.session.afork(cells=None if whole else cells)
+        sent, new = history(self.protocol, trajectory)
+        if in_turn:
+            new = list(made[steps].new_messages)
+            sent = [message for step in trajectory.steps for message in step.new_messages]
+        return Conversation(self.model, self.protocol, self.sampling, session, trajectory, sent, new)
+
     async def aclose(self) -> None:
         """Stop the kernel and finish the notebook."""
         await self.session.aclose()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from model_server import served
 from PIL import Image
 
 # only for tests/server, but pytest takes plugins at the top alone; other suites run in environments without it
@@ -29,3 +32,10 @@ def picture_file(tmp_path: Path, picture: Image.Image) -> Path:
     path = tmp_path / "picture.png"
     picture.save(path)
     return path
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """Starts servers that play a script; see `model_server.served`."""
+    with ExitStack() as servers:
+        yield lambda *replies, pause=0.0: servers.enter_context(served(*replies, pause=pause))

@@ -18,11 +18,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from kernel_agent.blocking import background_loop, run_blocking
-from kernel_agent.conversation import Conversation, check_question, history
+from kernel_agent.conversation import Conversation, check_question
 from kernel_agent.errors import CodeVisionError, LiveError
 from kernel_agent.live import events
 from kernel_agent.live.log import EventLog
-from kernel_agent.notices import ActionRead, CellStarted, Notice, StepDone, TextWritten
+from kernel_agent.notices import ActionRead, CellStarted, Notice, StepDone, TextWritten, Watch
 from kernel_agent.steering import Decision, Instead
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Json, RunCode, StopReason
@@ -65,6 +65,7 @@ class LiveRun:
     Attributes:
         log: its events.
         state, since: what it is doing, and since when (seconds since the epoch).
+        watch: called with each notice, beside the log, on the background loop.
         parent: the run it is a branch of and how many steps they share, or None.
     """
 
@@ -77,9 +78,10 @@ class LiveRun:
         parent: tuple[str, int] | None = None,
         approve_each: bool = False,
         by: str = "user",
+        watch: Watch | None = None,
     ) -> None:
         self.agent, self.conversation, self.parent = agent, conversation, parent
-        self.log = EventLog()
+        self.log, self.watch = EventLog(), watch
         self.state, self.since = RunState.IDLE, time.time()
         self._runs, self._by = runs, by
         self._approve_each = approve_each
@@ -88,6 +90,7 @@ class LiveRun:
         self._may_go_on.set()
         self._approval: asyncio.Future[Decision] | None = None
         self._isolation = ""
+        self.trajectory._live = _Going(self)
         self._tell_history()
 
     @property
@@ -188,6 +191,7 @@ class LiveRun:
     async def _close_command(self) -> None:
         await self._stop_command()
         if self.state is not RunState.CLOSED:
+            self.trajectory._live = None
             await self.conversation.aclose()
             self._be(RunState.CLOSED)
             self._runs.forget(self)
@@ -278,6 +282,8 @@ class LiveRun:
 
     def _watch(self, notice: Notice) -> None:
         log = self.log
+        if self.watch is not None:
+            self.watch(notice)
         if isinstance(notice, TextWritten):
             log.append("writing", step=notice.step, text=notice.text)
         elif isinstance(notice, ActionRead):
@@ -328,25 +334,16 @@ class LiveRun:
 
     async def _branch(self, steps: int, *, why: str, in_turn: bool = False) -> LiveRun:
         """A run with the first `steps` steps of this one, its kernel in the state after them."""
-        made = self.trajectory.steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= len(made):
-            raise LiveError(f"there is no state after {steps!r} steps: this run has made {len(made)}")
-        trajectory = self.trajectory.branch(steps, in_turn=in_turn)
-        cells = sum(step.cell is not None for step in trajectory.steps)
-        old = self.conversation
-        whole = self.state is RunState.IDLE and cells == len(old.session.cells)
-        session = await old.session.afork(cells=None if whole else cells)
-        sent, new = history(old.protocol, trajectory)
-        if in_turn:
-            new = list(made[steps].new_messages)
-            sent = [message for step in trajectory.steps for message in step.new_messages]
-        conversation = Conversation(old.model, old.protocol, old.sampling, session, trajectory, sent, new)
+        made = len(self.trajectory.steps)
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= made:
+            raise LiveError(f"there is no state after {steps!r} steps: this run has made {made}")
+        conversation = await self.conversation.branch(steps, in_turn=in_turn)
         try:
-            self._runs.record(trajectory)
+            self._runs.record(conversation.trajectory)
             if not in_turn:
-                trajectory.seal()  # nothing goes on in it yet
+                conversation.trajectory.seal()  # nothing goes on in it yet
         except BaseException:
-            await session.aclose()
+            await conversation.session.aclose()
             raise
         branch = LiveRun(
             self.agent,
@@ -359,6 +356,29 @@ class LiveRun:
         self._runs.add(branch)
         self.log.append("branch", run=branch.id, steps=steps, why=why)
         return branch
+
+
+class _Going:
+    """What `Trajectory.ask`, `fork` and `close` do while the run lives."""
+
+    def __init__(self, run: LiveRun) -> None:
+        self._run = run
+
+    def ask(self, trajectory: Trajectory, question: str, *, watch: Watch | None = None) -> Trajectory:
+        self._run.watch = watch
+        self._run.do("ask", question=question)
+        self._run.wait()
+        if trajectory.failure is not None:
+            raise trajectory.failure
+        return trajectory
+
+    def fork(self, trajectory: Trajectory, steps: int) -> Trajectory:
+        branch = self._run.do("fork", steps=steps)
+        assert branch is not None
+        return branch.trajectory
+
+    def stop(self) -> None:
+        self._run.do("close")
 
 
 def described(run: LiveRun) -> Json:

@@ -20,6 +20,7 @@ from kernel_agent.errors import LiveError, NoSuchRun
 from kernel_agent.live.history import Saved, saved_runs
 from kernel_agent.live.options import RunOptions
 from kernel_agent.live.run import LiveRun, RunState, described
+from kernel_agent.notices import Watch
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Json, KernelOptions
 
@@ -63,22 +64,41 @@ class Runs:
 
     # ------------------------------------------------------------------ starting
 
-    def start(self, question: str, images: Sequence[Any], options: RunOptions = RunOptions()) -> LiveRun:
-        """A new run, on its way. Before anything is asked it raises InputError, ImageError, ModelError, KernelError,
-        StorageError, and LiveError where `max_live` runs are at work.
+    def start(
+        self,
+        question: str,
+        images: Sequence[Any],
+        options: RunOptions = RunOptions(),
+        *,
+        save_to: str | Path | None = None,
+        force: bool = False,
+        watch: Watch | None = None,
+    ) -> LiveRun:
+        """A new run, on its way.
+
+        Args:
+            save_to: notebook to write it to instead of one in the folder; `force` replaces an existing one.
+            watch: see `LiveRun`.
+
+        Before anything is asked it raises InputError, ImageError, ModelError, KernelError, StorageError, and LiveError where
+        `max_live` runs are at work.
         """
         check_question(question)
-        run = run_blocking(self._new(images, options))
+        run = run_blocking(self._new(images, options, save_to, force, watch))
         run.do("ask", question=question)
         return run
 
-    async def _new(self, images: Sequence[Any], options: RunOptions) -> LiveRun:
+    async def _new(
+        self, images: Sequence[Any], options: RunOptions, save_to: str | Path | None, force: bool, watch: Watch | None
+    ) -> LiveRun:
         options = options.over(self.defaults)
         await self._make_room()
         agent = await asyncio.to_thread(options.agent, await self._model(options), self.kernel)
-        conversation = await asyncio.to_thread(agent.converse, tuple(images))
-        self.record(conversation.trajectory)
-        return self.add(LiveRun(agent, conversation, self, approve_each=options.approve_each, by=options.by))
+        conversation = await asyncio.to_thread(agent.converse, tuple(images), save_to=save_to, force=force)
+        if save_to is None:
+            self.record(conversation.trajectory)
+        approve, by = options.approve_each, options.by
+        return self.add(LiveRun(agent, conversation, self, approve_each=approve, by=by, watch=watch))
 
     def open(self, path: Path, options: RunOptions = RunOptions()) -> LiveRun:
         """A saved run, idle: it shows its steps, and can be asked on. The live one, where it is live."""

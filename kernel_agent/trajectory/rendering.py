@@ -18,7 +18,7 @@ _STEPS = 30
 
 def to_html(state: State) -> str:
     """Questions, steps with small pictures, answers. `_STEPS` steps at most."""
-    out = ["<div>"]
+    out = ['<div class="codevision-static">']
     for number, turn in enumerate(state.turns):
         out.append(f"<p><strong>Question</strong><br>{_text(turn.question)}</p>")
         if number == 0:

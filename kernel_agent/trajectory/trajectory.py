@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from kernel_agent.errors import TrajectoryError
+from kernel_agent.errors import InputError, TrajectoryError
 from kernel_agent.trajectory import geometry
 from kernel_agent.trajectory.codec import encode, plain
 from kernel_agent.trajectory.records import Turn, clean_event, clean_step
@@ -33,7 +33,21 @@ from kernel_agent.types import (
 )
 
 if TYPE_CHECKING:
+    from kernel_agent.notices import Watch
     from kernel_agent.trajectory.store import Store
+
+
+class Live(Protocol):
+    """What a trajectory goes on in while its kernel lives; who runs it (api.py, live/) sets `Trajectory._live`."""
+
+    def ask(self, trajectory: Trajectory, question: str, *, watch: Watch | None = None) -> Trajectory:
+        """A further turn of the trajectory."""
+
+    def fork(self, trajectory: Trajectory, steps: int) -> Trajectory:
+        """A branch after its first `steps` steps, live too."""
+
+    def stop(self) -> None:
+        """Stop the kernel."""
 
 
 class Trajectory:
@@ -50,8 +64,7 @@ class Trajectory:
         self._began_here = False
         self._recorded = False
         self._clock = 0.0
-        self._continue: Callable[..., Trajectory] | None = None  # asks on in a live kernel
-        self._stop_kernel: Callable[[], None] | None = None
+        self._live: Live | None = None
         self.path = path
         self.failure: Exception | None = None
 
@@ -255,13 +268,34 @@ class Trajectory:
         Without options the live kernel and the model go on. With options (`model`, `base_url`, `protocol`, `budget`, ...;
         see `kernel_agent.api.continue_trajectory`), or where no kernel lives, a new kernel runs the cells again first.
         """
-        if self._continue is not None and not options.keys() - {"watch"}:
-            return self._continue(self, question, **options)
+        if self._live is not None and not options.keys() - {"watch"}:
+            return self._live.ask(self, question, watch=options.get("watch"))
         import importlib
 
         agent = importlib.import_module("kernel_agent.api")
         result: Trajectory = agent.continue_trajectory(self, question, **options)
         return result
+
+    def fork(self, step: int | None = None) -> Trajectory:
+        """A run of its own that shares the steps before `steps[step]` (all of them, where None): ask it something else.
+
+        Where this one's kernel lives, the branch gets one with the state of that moment; else its cells are run again when
+        it is asked. Nothing of this run changes. It is in memory until `save` or `record_to`.
+        """
+        steps = len(self.steps) if step is None else step
+        if not 0 <= steps <= len(self.steps):
+            raise InputError(f"there is no step {steps}: the run has {len(self.steps)}; take 0 to {len(self.steps)}")
+        return self.branch(steps) if self._live is None else self._live.fork(self, steps)
+
+    def insert_cells(self, *, turn: int | None = None) -> Path | None:
+        """Put the run's steps (of all turns, or one) under the current cell of the JupyterLab notebook this is called in.
+
+        Where there is no JupyterLab with the panel's extension, they are written to a notebook: its path is returned and
+        said.
+        """
+        from kernel_agent.magic.insert import insert_cells
+
+        return insert_cells(self, turn=turn)
 
     # On disk
 
@@ -285,9 +319,9 @@ class Trajectory:
 
     def close(self, *, keep: bool = False) -> None:
         """Stop the kernel, where one lives, and `seal` the notebook. A later `ask` starts a new kernel."""
-        stop, self._stop_kernel, self._continue = self._stop_kernel, None, None
-        if stop is not None:
-            stop()
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
         self.seal(keep=keep)
 
     def __enter__(self) -> Trajectory:

@@ -7,14 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from model_server import call
 from PIL import Image
 
 from kernel_agent import StopReason, Trajectory
@@ -23,63 +21,7 @@ CODEVISION = str(Path(sys.executable).with_name("codevision"))
 SECRET = "sk-very-secret-key"
 
 
-def call(code: str, index: int = 0) -> str:
-    arguments = {"code": code, "description": "look", "image_index": index}
-    return f"<tool_call>{json.dumps({'name': 'code_image_tool', 'arguments': arguments})}</tool_call>"
-
-
 TURN, ANSWER = call("result = image.rotate(90, expand=True)"), "<answer>AB12</answer>"
-
-
-class Script(BaseHTTPRequestHandler):
-    """Plays `replies` by the number of assistant messages in the request; a number is an HTTP status."""
-
-    replies: list[str | int]
-
-    def do_GET(self) -> None:
-        self._send(200, {"data": [{"id": "scripted", "object": "model"}], "object": "list"})
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        turn = sum(message["role"] == "assistant" for message in request["messages"])
-        reply = self.replies[min(turn, len(self.replies) - 1)]
-        if isinstance(reply, int):
-            self._send(reply, {"error": {"message": "no"}})
-            return
-        chunk = {"id": "r", "object": "chat.completion.chunk", "created": 0, "model": "scripted"}
-        delta = {"index": 0, "delta": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
-        lines = [
-            {**chunk, "choices": [delta]},
-            {**chunk, "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}},
-        ]
-        self._send(200, "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n")
-
-    def _send(self, status: int, body: Any) -> None:
-        data = (body if isinstance(body, str) else json.dumps(body)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/event-stream" if isinstance(body, str) else "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        """Quiet."""
-
-
-@pytest.fixture
-def serve() -> Iterator[Any]:
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(*replies: str | int) -> str:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Play", (Script,), {"replies": list(replies)}))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/v1"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def codevision(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
