@@ -170,7 +170,7 @@ class View {
   drawBranches() {
     this.branches.hidden = this.known.length < 2;
     this.branches.replaceChildren(...this.known.map(({ id, parent }, number) => {
-      const label = parent ? `Branch ${number} (after step ${parent[1]})` : "First run";
+      const label = parent ? `Branch ${number} (from step ${parent[1] + 1})` : "First run";
       const node = button(label, `Show run ${id.slice(0, 8)}`, () => this.send({ type: "show", run: id }));
       if (id === this.current) node.setAttribute("aria-current", "true");
       return node;
@@ -301,10 +301,14 @@ class View {
     if (boxes.length) {
       const [width, height] = image.size;
       const overlay = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+      const size = Math.max(height / 14, width / 40);
+      const taken = new Map(); // boxes that begin at one place have their names below each other
       for (const box of boxes) {
-        const [x, y] = box.outline[0];
         overlay.append(svg("polygon", { points: box.outline.map((corner) => corner.join()).join(" ") }));
-        const label = svg("text", { x, y: y + height / 14, "font-size": height / 14 });
+        const [x, y] = [0, 1].map((axis) => Math.min(...box.outline.map((corner) => corner[axis])));
+        const line = (taken.get(`${x},${y}`) ?? 0) + 1;
+        taken.set(`${x},${y}`, line);
+        const label = svg("text", { x, y: y + line * size, "font-size": size });
         label.textContent = box.name;
         overlay.append(label);
       }
