@@ -38,4 +38,4 @@ def picture_file(tmp_path: Path, picture: Image.Image) -> Path:
 def serve() -> Iterator[Callable[..., str]]:
     """Starts servers that play a script; see `model_server.served`."""
     with ExitStack() as servers:
-        yield lambda *replies, pause=0.0: servers.enter_context(served(*replies, pause=pause))
+        yield lambda *replies, **options: servers.enter_context(served(*replies, **options))

@@ -21,18 +21,23 @@ def call(code: str, index: int = 0, thought: str = "") -> str:
 class Script(BaseHTTPRequestHandler):
     """Plays `replies` by the number of assistant messages in the request; a number is an HTTP status.
 
-    With `pause` a reply is streamed in pieces of `piece` characters, so many seconds apart.
+    With `pause` a reply is streamed in pieces of `piece` characters, so many seconds apart; with `key` nobody is answered
+    who has not got it.
     """
 
     replies: list[str | int]
     pause = 0.0
     piece = 8
+    key: str | None = None
 
     def do_GET(self) -> None:
         self._send(200, {"data": [{"id": "scripted", "object": "model"}], "object": "list"})
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.key is not None and self.headers["Authorization"] != f"Bearer {self.key}":
+            self._send(401, {"error": {"message": "no key"}})
+            return
         turn = sum(message["role"] == "assistant" for message in request["messages"])
         reply = self.replies[min(turn, len(self.replies) - 1)]
         if isinstance(reply, int):
@@ -70,9 +75,9 @@ class Script(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(*replies: str | int, pause: float = 0.0) -> Iterator[str]:
+def served(*replies: str | int, pause: float = 0.0, key: str | None = None) -> Iterator[str]:
     """The address (up to /v1) of a server that plays `replies`."""
-    play = type("Play", (Script,), {"replies": list(replies), "pause": pause})
+    play = type("Play", (Script,), {"replies": list(replies), "pause": pause, "key": key})
     server = ThreadingHTTPServer(("127.0.0.1", 0), play)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
+from kernel_agent.api import choose_model
 from kernel_agent.errors import CodeVisionError, InputError
 from kernel_agent.live import LiveRun, RunOptions, Runs
 from kernel_agent.live.run import RunState
@@ -51,7 +52,8 @@ class CodeVisionMagics(Magics):
         super().__init__(shell)
         model, server = os.environ.get("CODEVISION_MODEL") or None, os.environ.get("CODEVISION_BASE_URL") or None
         self.defaults = Defaults(options=RunOptions(model=model, base_url=server))
-        self.runs = Runs(None, api_key=os.environ.get("CODEVISION_API_KEY") or None)
+        # whoever types the address chooses who gets CODEVISION_API_KEY: here that is the notebook's owner
+        self.runs = Runs(None, choose=lambda model, base_url: choose_model(model, base_url=base_url))
         self.last: LiveRun | None = None
         self._shown: RunView | None = None  # by the cell that runs now
 

@@ -155,6 +155,15 @@ def test_a_model_that_cannot_be_asked_is_an_error_and_the_run_is_kept(asked: Cal
     assert notebook.good("print(len(t.steps), t.stop_reason)").text == "1 model_error\n"
 
 
+def test_the_key_goes_to_the_server_that_was_named(notebook: Notebook, serve: Serve) -> None:
+    url = serve(ANSWER, key="sk-mine")
+    assert "401" in notebook.run(f'%codevision "What?" photo --quiet --base-url {url}').text
+    notebook.good("%env CODEVISION_API_KEY=sk-mine")
+    notebook.good("%reload_ext kernel_agent")
+    notebook.good(f'%codevision "What?" photo --quiet --to t --base-url {url}')
+    assert notebook.good("print(t.answer); del __import__('os').environ['CODEVISION_API_KEY']").text == "AB12\n"
+
+
 def test_an_existing_notebook_is_replaced_only_by_force(asked: Callable[..., Notebook], tmp_path: Path) -> None:
     notebook = asked(ANSWER)
     (tmp_path / "run.ipynb").write_text("{}")
