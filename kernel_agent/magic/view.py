@@ -54,6 +54,9 @@ class RunView(anywidget.AnyWidget):
         self._add(run)
         self.on_msg(self._take)
 
+    def __repr__(self) -> str:
+        return f"live view of run {self.run.id[:8]}"
+
     @property
     def busy(self) -> bool:
         """Whether a command of the page is being carried out."""
