@@ -137,10 +137,11 @@ export interface AuditReport {
 
 export interface ServerStatus {
   readonly version: string;
-  readonly isolation: unknown;
-  readonly models: readonly unknown[];
-  readonly audit: boolean;
+  /** The level that kernels get, or why there is none. */
+  readonly isolation: { readonly level: string | null; readonly why: string | null };
   readonly defaults: Readonly<Record<string, unknown>>;
+  /** Whether runs can be audited here. */
+  readonly audit?: boolean;
 }
 
 /** An image chosen for a question: a file of the server, or bytes of the browser. */

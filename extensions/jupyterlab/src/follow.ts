@@ -63,6 +63,9 @@ export async function follow(
           closed = final?.type === 'state' && final.state === 'closed';
           listener.events(fresh);
         }
+        if (closed) {
+          break; // nothing comes after it
+        }
       }
     } catch (error) {
       if (error instanceof Gone) {

@@ -74,7 +74,7 @@ const panelPlugin: JupyterFrontEndPlugin<void> = {
           throw new Error(trans.__('No notebook is open. Open one and choose the cell to insert below.'));
         }
         await open.context.ready;
-        return insertBelow(open, open.content.activeCellIndex, cells);
+        return insertBelow(open, null, cells);
       },
       remember: run => {
         void (run === null ? memory?.remove(MEMORY) : memory?.save(MEMORY, { id: run.id, path: run.path }));

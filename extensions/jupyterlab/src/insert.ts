@@ -1,45 +1,32 @@
 /**
- * Cells into the open notebook: from the panel, and for the magic's `t.insert_cells()`, which sends them over the comm target
- * `codevision:insert` as `{"cells": [nbformat cells]}` and is answered `{"inserted": n}`, or `{"inserted": 0, "message": why}`.
+ * Cells into an open notebook: from the panel, and from a kernel.
+ *
+ * A kernel opens a comm of target `kernel_agent.insert` with `{"cell_id": str | null, "cells": [nbformat cells]}`; the cells go in
+ * below the cell of that id (below the active one where there is none such), and the comm is answered `{"inserted": n}`, or
+ * `{"problem": why}`. One undo takes them all out again; the selection stays; they are never trusted, whatever they say of themselves.
  */
 
-import type { Cell, CodeCell } from '@jupyterlab/cells';
 import type * as nbformat from '@jupyterlab/nbformat';
 import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
-import type { Kernel, KernelMessage } from '@jupyterlab/services';
+import type { Kernel } from '@jupyterlab/services';
 
-export const TARGET = 'codevision:insert';
+import { cellsOf, untrusted } from './cells.js';
 
-/** Puts cells below cell `index` and makes the last of them active. They get ids of their own. Returns how many. */
-export function insertBelow(panel: NotebookPanel, index: number, cells: readonly nbformat.ICell[]): number {
-  const notebook = panel.content;
-  const shared = notebook.model?.sharedModel;
+export const TARGET = 'kernel_agent.insert';
+
+/** Puts cells below the cell of this id, or below the active one. They get ids of their own. Returns how many. */
+export function insertBelow(panel: NotebookPanel, cell: string | null, cells: readonly nbformat.ICell[]): number {
+  const shared = panel.content.model?.sharedModel;
   if (shared === undefined || cells.length === 0) {
     return 0;
   }
-  const fresh = cells.map(({ id: _, ...cell }) => cell as nbformat.ICell);
-  const at = Math.min(index + 1, shared.cells.length);
-  shared.transact(() => shared.insertCells(at, fresh as Parameters<typeof shared.insertCells>[1]));
-  notebook.activeCellIndex = at + cells.length - 1;
+  const found = cell === null ? -1 : shared.cells.findIndex(one => one.id === cell);
+  const at = Math.min((found >= 0 ? found : panel.content.activeCellIndex) + 1, shared.cells.length);
+  const { undoManager } = shared as { undoManager?: { stopCapturing(): void } };
+  undoManager?.stopCapturing(); // what was typed a moment ago is undone by itself
+  shared.transact(() => shared.insertCells(at, untrusted(cells) as Parameters<typeof shared.insertCells>[1]));
+  undoManager?.stopCapturing();
   return cells.length;
-}
-
-/** The cells of a message, or null where it does not hold any. */
-export function cellsOf(data: unknown): readonly nbformat.ICell[] | null {
-  const cells = (data as { cells?: unknown } | null)?.cells;
-  const known = ['code', 'markdown', 'raw'];
-  const whole =
-    Array.isArray(cells) &&
-    cells.every((cell: Partial<nbformat.ICell> | null) => typeof cell === 'object' && known.includes(String(cell?.cell_type)));
-  return whole ? (cells as nbformat.ICell[]) : null;
-}
-
-/** The index of the cell whose execution is message `request`; the active cell's where it is not to be found. */
-function ranIn(panel: NotebookPanel, request: string | undefined): number {
-  const index = panel.content.widgets.findIndex(
-    (cell: Cell) => cell.model.type === 'code' && (cell as CodeCell).outputArea.future?.msg.header.msg_id === request
-  );
-  return index >= 0 ? index : panel.content.activeCellIndex;
 }
 
 /** Listens on the kernel of every notebook that is open, and of every kernel that follows it. */
@@ -49,10 +36,9 @@ export function serveInsertions(tracker: INotebookTracker): void {
     const serve = (): void => {
       const kernel = panel.sessionContext.session?.kernel;
       if (kernel && !served.has(kernel)) {
-        served.add(kernel);
+        served.add(kernel); // the target outlives restarts of the kernel, and goes with the connection
         kernel.registerCommTarget(TARGET, (comm, opened) => {
-          comm.onMsg = message => answer(panel, comm, message);
-          answer(panel, comm, opened);
+          void comm.send(answer(tracker, kernel, opened.content.data)).done.catch(() => undefined);
         });
       }
     };
@@ -63,20 +49,24 @@ export function serveInsertions(tracker: INotebookTracker): void {
   tracker.widgetAdded.connect((_, panel) => watch(panel));
 }
 
-function answer(
-  panel: NotebookPanel,
-  comm: Kernel.IComm,
-  message: KernelMessage.ICommOpenMsg | KernelMessage.ICommMsgMsg
-): void {
-  const { data } = message.content;
-  if (!('cells' in data) || comm.isDisposed) {
-    return; // the opening alone
-  }
+type Answer = { inserted: number } | { problem: string };
+
+function answer(tracker: INotebookTracker, kernel: Kernel.IKernelConnection, data: unknown): Answer {
   const cells = cellsOf(data);
   if (cells === null) {
-    comm.send({ inserted: 0, message: 'The message has no list of nbformat cells under "cells".' });
-    return;
+    return { problem: 'the message has no list of nbformat 4 cells under "cells"' };
   }
-  const request = (message.parent_header as Partial<KernelMessage.IHeader>).msg_id;
-  comm.send({ inserted: insertBelow(panel, ranIn(panel, request), cells) });
+  const panel = tracker.find(one => one.sessionContext.session?.kernel === kernel);
+  if (panel === undefined) {
+    return { problem: 'no notebook of this kernel is open here' };
+  }
+  if (panel.content.model?.readOnly) {
+    return { problem: 'the notebook is read-only' };
+  }
+  const { cell_id: cell } = data as { cell_id?: unknown };
+  try {
+    return { inserted: insertBelow(panel, typeof cell === 'string' ? cell : null, cells) };
+  } catch (error) {
+    return { problem: `the notebook did not take the cells: ${String(error)}` };
+  }
 }

@@ -1,7 +1,6 @@
 /** The panel as a widget: pages, messages, drops of images. */
 
 import { ReactWidget, addIcon, historyIcon, settingsIcon } from '@jupyterlab/ui-components';
-import type { IDisposable } from '@lumino/disposable';
 import type { Message } from '@lumino/messaging';
 
 import { Banner, Button } from './controls.js';
@@ -119,11 +118,6 @@ export class PanelWidget extends ReactWidget {
 
 const DRAGS = ['dragenter', 'dragover', 'dragleave', 'drop', 'lm-dragenter', 'lm-dragover', 'lm-dragleave', 'lm-drop'];
 
-/** Whether a widget is the panel, in whatever place. */
-export function isPanel(widget: IDisposable | null): widget is PanelWidget {
-  return widget instanceof PanelWidget;
-}
-
 function Pages(): JSX.Element {
   const model = useModel();
   const { trans, openSettings, widen } = useTools();
@@ -146,6 +140,11 @@ function Pages(): JSX.Element {
       {model.unreachable !== null && (
         <Banner tone="error" testId="codevision-unreachable" closeLabel={trans.__('Try again')} onClose={() => void model.connect()}>
           {trans.__('The CodeVision server extension does not answer: %1. Try: jupyter server extension list', model.unreachable)}
+        </Banner>
+      )}
+      {model.status !== null && model.status.isolation.level === null && (
+        <Banner tone="error" testId="codevision-not-isolated">
+          {trans.__('The model\'s code cannot be isolated here, so nothing is run: %1', model.status.isolation.why ?? '')}
         </Banner>
       )}
       {model.error !== null && (
