@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nbformat
 from playwright.sync_api import Browser, sync_playwright
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--force-color-profile=srgb"]
@@ -47,6 +48,13 @@ class Lab:
         file = self.settings / package / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
+
+    def notebook(self, name: str, *cells: Any) -> str:
+        """Write a notebook for the ordinary Python kernel; its name."""
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(cells=list(cells), metadata={"kernelspec": kernel})
+        nbformat.write(notebook, self.root / name)
+        return name
 
     def events(self, run: str, until: str = "answer") -> list[dict[str, Any]]:
         """The events of a run, up to the last one there is after the first of type `until`."""
@@ -81,6 +89,7 @@ def running(folder: Path, *, app: str = "jupyterlab", env: Mapping[str, str] = {
     command = [
         python, "-m", app, "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
         f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={token}",
+        "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True",
         f"--LabApp.user_settings_dir={settings}", f"--LabApp.workspaces_dir={folder / 'workspaces'}",
         f"--JupyterNotebookApp.user_settings_dir={settings}", f"--JupyterNotebookApp.workspaces_dir={folder / 'workspaces'}",
     ]  # fmt: skip

@@ -107,7 +107,7 @@ function StepState({ step, phase }: { step: StepView; phase: string }): JSX.Elem
     broken: trans.__('broken off'),
     ok: trans.__('done'),
     error: trans.__('exception'),
-    timeout: trans.__('timed out'),
+    timeout: trans.__('interrupted'),
     killed: trans.__('kernel died'),
     malformed: trans.__('malformed'),
     refused: trans.__('refused')
