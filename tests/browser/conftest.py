@@ -145,6 +145,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 
 
 @pytest.fixture
+def settings(lab: Lab) -> Iterator[Callable[..., None]]:
+    """Sets a user's settings of the panel, for pages that are opened afterwards."""
+    name = "@kernel-agent/jupyterlab:panel"
+    yield lambda **values: lab.set(name, **values)
+    lab.set(name)
+
+
+@pytest.fixture
 def panel(visit: Callable[..., Page], lab: Lab) -> Panel:
     """JupyterLab as it comes up, the panel still closed."""
     return Panel(page=visit(), lab=lab)

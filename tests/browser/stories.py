@@ -50,7 +50,7 @@ SCRIPTS = {
             )
             for i in range(200)
         ),
-        answer("", "all tiles seen"),
+        answer("That was all.", "all tiles seen"),
     ),
 }
 

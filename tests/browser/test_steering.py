@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 from tests.browser.conftest import Panel
+from tests.browser.labs import Lab
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def waiting(panel: Panel) -> Panel:
+def waiting(settings: Callable[..., None], visit: Callable[..., Page], lab: Lab) -> Panel:
     """A run whose first step waits to be approved, by the user's settings."""
-    panel.open()
-    panel.page.evaluate(
-        "() => window.jupyterapp.serviceManager.settings.save('@kernel-agent/jupyterlab:panel', '{\"approveEach\": true}')"
-    )
-    panel.page.reload()
-    panel.choose().ask("Have two looks [two]")
+    settings(approveEach=True)
+    panel = Panel(page=visit(), lab=lab)
+    panel.run("Have two looks [two]")
     expect(panel.at("approval")).to_be_visible()
     expect(panel.at("state")).to_have_text("waits for you")
-    yield panel
-    panel.page.evaluate("() => window.jupyterapp.serviceManager.settings.save('@kernel-agent/jupyterlab:panel', '{}')")
+    return panel
 
 
 def write(panel: Panel, where: str, code: str) -> None:

@@ -278,7 +278,7 @@ export class PanelModel {
   }
 
   private _follow(id: string | null): void {
-    if (this.run?.id === id) {
+    if (this.run?.id === id && this.run.view.state !== 'closed' && this.run.gone === null) {
       return;
     }
     this.run?.dispose();
