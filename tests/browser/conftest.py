@@ -116,7 +116,8 @@ def visit(browser: Browser, lab: Lab, request: pytest.FixtureRequest) -> Iterato
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        # Notebook 7.6 has an error of its own at start, with and without the panel: there only ours count
+        page.on("pageerror", lambda e: troubles.append(str(e)) if app == "lab" or "kernel-agent" in (e.stack or "") else None)
         if app == "lab":
             page.goto(f"{at.url}/lab/workspaces/{name}{f'/tree/{path}' if path else ''}?reset&token={at.token}")
             page.wait_for_function("window.jupyterapp", timeout=60_000)

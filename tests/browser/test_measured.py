@@ -73,7 +73,7 @@ def test_time_from_the_servers_event_to_the_screen(panel: Panel) -> None:
 
 
 def test_200_steps_with_pictures_scroll(settings: Callable[..., None], visit: Callable[..., Page], lab: Lab) -> None:
-    settings(steps=250, tokens=10_000_000, seconds=600)
+    settings(steps=250, images=250, tokens=10_000_000, seconds=600)
     panel = Panel(page=visit(), lab=lab)
     panel.run("All the tiles [long]")
     expect(panel.at("answer-0")).to_be_visible(timeout=240_000)
