@@ -69,7 +69,9 @@ class Lab:
 
 
 @contextmanager
-def running(folder: Path, *, app: str = "jupyterlab", env: Mapping[str, str] = {}, python: str = sys.executable) -> Iterator[Lab]:
+def running(
+    folder: Path, *, app: str = "jupyterlab", env: Mapping[str, str] = {}, python: str = sys.executable
+) -> Iterator[Lab]:
     """`app` is the module to start: jupyterlab or notebook."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

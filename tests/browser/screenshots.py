@@ -7,11 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import Lab, chromium, running
+from tests.browser.panel import Panel
 from tests.browser.scripts import playing
 from tests.browser.stories import SCRIPTS, sample
 
+SHOWN = {
+    "What is written on the label?": SCRIPTS["[label]"],
+    "And what colour is it?": SCRIPTS["[colour]"],
+    "Show me an exception": SCRIPTS["[error]"],
+}
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
 
@@ -44,7 +50,7 @@ def take(folder: Path, theme: str, page: Page, lab: Lab) -> None:
     shot("empty")
     panel.choose()
     shot("chosen")
-    panel.at("question").fill("What is written on the label? [label]")
+    panel.at("question").fill("What is written on the label?")
     panel.at("ask").click()
     expect(panel.at("step-0")).to_be_visible()
     panel.at("approve-each").click()
@@ -66,7 +72,7 @@ def take(folder: Path, theme: str, page: Page, lab: Lab) -> None:
     panel.at("step-0").hover()
     panel.at("rewind-0").click()
     expect(panel.at("step-1")).to_be_hidden()
-    panel.at("question").fill("And what colour is it? [colour]")
+    panel.at("question").fill("And what colour is it?")
     panel.at("ask").click()
     panel.done(1)
     panel.at("show-branches").click()
@@ -78,7 +84,7 @@ def take(folder: Path, theme: str, page: Page, lab: Lab) -> None:
     panel.at("history").click()
     shot("history")
     panel.at("new").click()
-    panel.run("Fail for me [error]")
+    panel.run("Show me an exception")
     panel.done()
     shot("error")
     panel.at("settings").click()
@@ -96,7 +102,7 @@ def take(folder: Path, theme: str, page: Page, lab: Lab) -> None:
 def main(folder: Path) -> None:
     """Take them all."""
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as place, playing(SCRIPTS, pause=0.03) as url:
+    with TemporaryDirectory() as place, playing(SHOWN, pause=0.03) as url:
         with running(Path(place), env={"CODEVISION_BASE_URL": url}) as lab, chromium() as browser:
             sample(lab.root / "parcel.png")
             for theme in THEMES:

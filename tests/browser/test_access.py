@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
+from tests.browser.panel import Panel
 
 pytestmark = pytest.mark.browser
 
@@ -21,16 +22,20 @@ def violations(page: Page, selector: str) -> list[str]:
     if not page.evaluate("() => 'axe' in window"):
         page.add_script_tag(content=AXE.read_text())
     found: Any = page.evaluate(
-        "([selector, rules]) => axe.run(selector, {runOnly: rules}).then(result => result.violations)", [selector, RULES]
+        "([selector, rules]) => axe.run(selector, {runOnly: rules}).then(result => result.violations)",
+        [selector, RULES],
     )
-    return [f"{rule['id']}: {node['html'][:160]} {node['failureSummary'][:300]}" for rule in found for node in rule["nodes"]]
+    return [
+        f"{rule['id']}: {node['html'][:160]} {node['failureSummary'][:300]}" for rule in found for node in rule["nodes"]
+    ]
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_axe_finds_nothing(panel: Panel, theme: str) -> None:
     panel.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
     panel.page.wait_for_function(
-        "theme => document.body.dataset.jpThemeName === theme && !document.querySelector('.jp-SplashScreen, #jupyterlab-splash')", arg=theme
+        "theme => document.body.dataset.jpThemeName === theme && !document.querySelector('.jp-SplashScreen, #jupyterlab-splash')",
+        arg=theme,
     )
     panel.open()
     page = panel.page
@@ -78,13 +83,25 @@ def test_a_run_by_keyboard_alone(panel: Panel) -> None:
     for _ in range(60):
         keyboard.press("Shift+Tab")
         reached.add(panel.page.evaluate("() => document.activeElement?.dataset?.testid ?? ''"))
-    for name in ("rewind-1", "edit-0", "image-0", "transcript", "insert", "open-notebook", "show-branches", "history", "new"):
+    for name in (
+        "rewind-1",
+        "edit-0",
+        "image-0",
+        "transcript",
+        "insert",
+        "open-notebook",
+        "show-branches",
+        "history",
+        "new",
+    ):
         assert f"codevision-{name}" in reached, name
 
 
 def test_the_panel_is_a_command(visit: Callable[..., Page], panel: Panel) -> None:
     panel.page.keyboard.press("Control+Shift+C")
-    search = panel.page.locator("#modal-command-palette input, .jp-ModalCommandPalette input, .lm-CommandPalette-input").first
+    search = panel.page.locator(
+        "#modal-command-palette input, .jp-ModalCommandPalette input, .lm-CommandPalette-input"
+    ).first
     search.fill("CodeVision")
     panel.page.locator(".lm-CommandPalette-item", has_text="CodeVision").first.click()
     expect(panel.at("question")).to_be_visible()

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import nbformat
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import Lab
+from tests.browser.panel import Panel
 from tests.browser.stories import HOSTILE, sample
 
 pytestmark = pytest.mark.browser

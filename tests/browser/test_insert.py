@@ -8,8 +8,9 @@ from collections.abc import Callable
 import nbformat
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import Lab
+from tests.browser.panel import Panel
 from tests.browser.stories import HOSTILE
 
 pytestmark = pytest.mark.browser
@@ -21,7 +22,9 @@ CELLS = [
         "metadata": {"trusted": True},
         "source": "value = 41 + 1",
         "execution_count": 1,
-        "outputs": [{"output_type": "display_data", "metadata": {}, "data": {"text/html": HOSTILE, "text/plain": "plain"}}],
+        "outputs": [
+            {"output_type": "display_data", "metadata": {}, "data": {"text/html": HOSTILE, "text/plain": "plain"}}
+        ],
     },
 ]
 
@@ -71,7 +74,13 @@ def test_cells_go_in_below_the_cell_that_sent_them(visit: Callable[..., Page], l
     panel.page.locator(".jp-Notebook .jp-Cell").nth(2).click()
     execute(panel, 0)
     expect(panel.page.locator(".jp-Notebook .jp-Cell")).to_have_count(5)
-    assert [source.split("\n")[0] for source in panel.cells()] == ["import json", "put here", "value = 41 + 1", "print(answers)", "'end'"]
+    assert [source.split("\n")[0] for source in panel.cells()] == [
+        "import json",
+        "put here",
+        "value = 41 + 1",
+        "print(answers)",
+        "'end'",
+    ]
     assert panel.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.activeCellIndex") == 0
     assert said(panel, 3).strip() == "[{'inserted': 2}]"
     html = panel.page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-OutputArea-output")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import Lab
+from tests.browser.panel import Panel
 
 pytestmark = pytest.mark.browser
 
@@ -66,7 +67,9 @@ def test_time_from_the_servers_event_to_the_screen(panel: Panel) -> None:
         if name in painted and name not in late and name != "writing":
             late[name] = 1000 * (painted[name] - event["time"])
     words = ", ".join(f"{name} {value:.0f}" for name, value in late.items())
-    print(f"\nserver's event -> painted, ms: median {median(late.values()):.0f}, most {max(late.values()):.0f} ({words})")
+    print(
+        f"\nserver's event -> painted, ms: median {median(late.values()):.0f}, most {max(late.values()):.0f} ({words})"
+    )
     assert {"turn", "action-0", "step-0", "step-2", "answer"} <= late.keys()
     assert median(late.values()) < 200
     assert max(late.values()) < 2000

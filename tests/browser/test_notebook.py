@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import nbformat
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import Lab, running
+from tests.browser.panel import Panel
 from tests.browser.scripts import playing
 from tests.browser.stories import SCRIPTS, sample
 from tests.browser.test_insert import sending
@@ -43,7 +44,9 @@ def test_the_panel_in_a_notebook_window(visit: Callable[..., Page], notebook7: L
 
 def test_a_kernels_cells_go_in(visit: Callable[..., Page], notebook7: Lab) -> None:
     page = visit("seven.ipynb", at=notebook7, app="notebooks")
-    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+    page.wait_for_function(
+        "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+    )
     page.locator(".jp-Notebook .jp-Cell").first.locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
     expect(page.locator(".jp-Notebook .jp-Cell").nth(2)).to_be_visible()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
+
 from tests.browser.cable import cable
-from tests.browser.conftest import Panel
 from tests.browser.labs import Lab
+from tests.browser.panel import Panel
 
 pytestmark = pytest.mark.browser
 
@@ -75,8 +76,7 @@ def test_history_lists_searches_and_opens(panel: Panel) -> None:
 def test_a_closed_run_comes_back_from_its_notebook_and_can_be_asked_on(panel: Panel) -> None:
     run = panel.run("Have two looks and be closed [two]")
     panel.done()
-    with panel.lab.client() as client:
-        client.delete(f"/codevision/api/runs/{run}").raise_for_status()
+    panel.at("close").click()
     expect(panel.at("state")).to_have_text("closed")
     panel.at("history").click()
     panel.at(f"run-{run}").click()

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import Lab
+from tests.browser.panel import Panel
 
 pytestmark = pytest.mark.browser
 
@@ -58,7 +59,7 @@ def test_a_step_is_refused_with_a_reason(waiting: Panel) -> None:
     waiting.at("approve").click()
     expect(waiting.done()).to_contain_text("two looks")
     events = waiting.lab.events(waiting.newest()["id"])
-    assert [event["status"] for event in events if event["type"] == "step"][0] == "refused"
+    assert next(event["status"] for event in events if event["type"] == "step") == "refused"
 
 
 def test_a_step_is_edited_afterwards_and_the_run_goes_on_in_a_branch(panel: Panel) -> None:

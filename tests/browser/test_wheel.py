@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import running
+from tests.browser.panel import Panel
 from tests.browser.stories import sample
 from tests.browser.wheel import check
 
@@ -39,7 +40,9 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pip(where: Path, *arguments: str) -> None:
-    done = subprocess.run([where / "python", "-m", "pip", "-q", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [where / "python", "-m", "pip", "-q", *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -89,7 +92,13 @@ def test_a_server_goes_on_where_the_extension_cannot_be_imported(wheel: Path, tm
 def test_a_clone_is_installed_without_node(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """As pip builds it, from a copy that has no built panel, with a path on which there is no Node."""
     root = Path(request.config.rootpath)
-    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True)  # noqa: E501
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in filter(None, files.stdout.split("\0")):
         if name.startswith(("kernel_agent/", "extensions/")) or "/" not in name:
             (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,9 @@ def check(wheel: Path) -> str:
         ):
             assert needed in names, f"{wheel.name} has no {needed}"
         for name in names:
-            assert not name.startswith(("kernel_agent/labextension", "extensions/", "tests/")), f"{wheel.name} has {name}"
+            assert not name.startswith(("kernel_agent/labextension", "extensions/", "tests/")), (
+                f"{wheel.name} has {name}"
+            )
             assert "node_modules" not in name, f"{wheel.name} has {name}"
             assert not name.endswith((".map", ".ts", ".tsx")), f"{wheel.name} has {name}"
         panel = sum(size for name, size in sizes.items() if DATA in name) / 1024

@@ -87,11 +87,11 @@ export class PanelWidget extends ReactWidget {
 
   private _dropFiles(event: DragEvent): void {
     this._mark(false);
-    const { model } = this._tools;
+    const { model, trans } = this._tools;
     if (event.dataTransfer !== null && event.dataTransfer.files.length > 0) {
       event.preventDefault();
       event.stopPropagation();
-      readFiles(event.dataTransfer.files).then(
+      readFiles(event.dataTransfer.files, trans).then(
         images => model.addImages(images),
         (error: unknown) => model.fail(error)
       );
