@@ -80,8 +80,8 @@ export function Viewer({ run, images, index, show, close }: ViewerProps): JSX.El
       <div className="cv-Viewer-head">
         <nav className="cv-Lineage" aria-label={trans.__('Made from')} data-testid="codevision-lineage">
           {line.map((step, i) => (
-            <span key={step.index}>
-              {i > 0 && <span aria-hidden="true"> → </span>}
+            <span key={step.index} className="cv-Lineage-step">
+              {i > 0 && <span aria-hidden="true">→</span>}
               <button
                 type="button"
                 className="cv-Lineage-image"
