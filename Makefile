@@ -105,7 +105,7 @@ lab: panel ## JupyterLab with the panel, the embedded model and a sample image
 
 wheel: $(BUILT) ## dist/*.whl with the panel in it
 	rm -rf dist
-	CODEVISION_PANEL=required $(PIP) build && CODEVISION_PANEL=required $(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	CODEVISION_PANEL=required $(BIN)/python -m build --wheel --outdir dist . >/dev/null
 	$(BIN)/python tests/browser/wheel.py dist/*.whl
 
 .PHONY: chromium

@@ -69,8 +69,11 @@ class Lab:
 
 
 @contextmanager
-def running(folder: Path, *, app: str = "jupyterlab", env: Mapping[str, str] = {}, python: str = sys.executable) -> Iterator[Lab]:
-    """`app` is the module to start: jupyterlab or notebook."""
+def running(
+    folder: Path, *, app: str = "jupyterlab", env: Mapping[str, str] = {}, python: str | None = None
+) -> Iterator[Lab]:
+    """`app` is the module to start: jupyterlab or notebook; `python` that of the environment, CODEVISION_LAB_PYTHON or this one."""
+    python = python or os.environ.get("CODEVISION_LAB_PYTHON", sys.executable)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -11,14 +11,16 @@ from tests.browser.scripts import answer, call
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><b>bold</b>"
 
 LABEL = (
-    call("The label is small and upside down. I cut it out first.", "label = image_0.crop((180, 120, 420, 220))\nlabel"),
+    call(
+        "The label is small and upside down. I cut it out first.", "label = image_0.crop((180, 120, 420, 220))\nlabel"
+    ),
     call(
         "Now it stands on its head: I turn it by half a turn and enlarge it.",
         "upright = image_1.rotate(180)\nbig = upright.resize((upright.width * 2, upright.height * 2))\n"
         "print('turned', upright.size)\nbig",
         1,
     ),
-    call("A closer look at the last two signs, to tell 2 from Z.", "image_0.crop((180, 140, 260, 200))"),
+    call("A closer look at the last two signs, to tell 2 from Z.", "image_0.crop((255, 140, 345, 200))"),
     answer("It is to be read well now.", "K7P2"),
 )
 SCRIPTS = {
@@ -50,7 +52,7 @@ SCRIPTS = {
             )
             for i in range(200)
         ),
-        answer("", "all tiles seen"),
+        answer("That was all.", "all tiles seen"),
     ),
 }
 

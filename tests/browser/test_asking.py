@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import Lab
+from tests.browser.panel import Panel
 
 pytestmark = pytest.mark.browser
 
@@ -41,7 +43,7 @@ def test_what_the_model_writes_is_seen_while_it_writes(panel: Panel) -> None:
     seen: list[str] = panel.page.evaluate("window.seen")
     first = [text for text in dict.fromkeys(seen) if "small" in text]
     assert len(first) > 2, seen
-    assert all(later.startswith(earlier) for earlier, later in zip(first, first[1:], strict=False) if "stands" not in later)
+    assert all(later.startswith(earlier) for earlier, later in pairwise(first) if "stands" not in later)
 
 
 def test_images_by_the_servers_file_dialog(panel: Panel) -> None:
@@ -142,7 +144,9 @@ def test_the_budget_that_is_left_is_shown(panel: Panel) -> None:
     limit, left = (int(steps.get_attribute(f"aria-value{name}") or "") for name in ("max", "now"))
     assert limit - left == 3
     for name in ("tokens", "seconds"):
-        assert re.fullmatch(r"[\d.k]+( min| s)? of [\d.k]+( min| s)?", panel.at(f"budget-{name}").get_attribute("aria-valuetext") or "")
+        assert re.fullmatch(
+            r"[\d.k]+( min| s)? of [\d.k]+( min| s)?", panel.at(f"budget-{name}").get_attribute("aria-valuetext") or ""
+        )
 
 
 def test_an_exception_is_shown_whole(panel: Panel) -> None:
@@ -157,7 +161,9 @@ def test_an_exception_is_shown_whole(panel: Panel) -> None:
 
 def test_what_the_server_refuses_is_told(panel: Panel) -> None:
     (Path(panel.lab.root) / "no.png").write_bytes(b"this is no picture")
-    panel.page.locator('button[title^="Refresh"], .jp-FileBrowser-toolbar [data-command="filebrowser:refresh"]').first.click()
+    panel.page.locator(
+        'button[title^="Refresh"], .jp-FileBrowser-toolbar [data-command="filebrowser:refresh"]'
+    ).first.click()
     panel.choose("no.png").ask("What? [colour]")
     expect(panel.at("error")).to_contain_text("image")
     expect(panel.at("chosen")).to_contain_text("no.png")  # nothing that was chosen or written is lost

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from playwright.sync_api import expect
-from tests.browser.conftest import Panel
+from playwright.sync_api import Page, expect
+
+from tests.browser.labs import Lab
+from tests.browser.panel import Panel
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def waiting(panel: Panel) -> Panel:
+def waiting(settings: Callable[..., None], visit: Callable[..., Page], lab: Lab) -> Panel:
     """A run whose first step waits to be approved, by the user's settings."""
-    panel.open()
-    panel.page.evaluate(
-        "() => window.jupyterapp.serviceManager.settings.save('@kernel-agent/jupyterlab:panel', '{\"approveEach\": true}')"
-    )
-    panel.page.reload()
-    panel.choose().ask("Have two looks [two]")
+    settings(approveEach=True)
+    panel = Panel(page=visit(), lab=lab)
+    panel.run("Have two looks [two]")
     expect(panel.at("approval")).to_be_visible()
     expect(panel.at("state")).to_have_text("waits for you")
-    yield panel
-    panel.page.evaluate("() => window.jupyterapp.serviceManager.settings.save('@kernel-agent/jupyterlab:panel', '{}')")
+    return panel
 
 
 def write(panel: Panel, where: str, code: str) -> None:
@@ -59,7 +59,7 @@ def test_a_step_is_refused_with_a_reason(waiting: Panel) -> None:
     waiting.at("approve").click()
     expect(waiting.done()).to_contain_text("two looks")
     events = waiting.lab.events(waiting.newest()["id"])
-    assert [event["status"] for event in events if event["type"] == "step"][0] == "refused"
+    assert next(event["status"] for event in events if event["type"] == "step") == "refused"
 
 
 def test_a_step_is_edited_afterwards_and_the_run_goes_on_in_a_branch(panel: Panel) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import Panel
+
 from tests.browser.labs import Lab
+from tests.browser.panel import Panel
 
 pytestmark = pytest.mark.browser
 
@@ -50,7 +51,7 @@ def test_a_crop_shows_its_box_on_the_original(viewed: Panel) -> None:
     expect(viewed.at("lineage")).to_have_text(re.compile(r"image_0.*image_1.*image_2"))
     viewed.page.keyboard.press("Escape")
     viewed.at("image-3").click()
-    assert sorted(corners(viewed, 3)) == [[180, 140], [180, 200], [260, 140], [260, 200]]
+    assert sorted(corners(viewed, 3)) == [[255, 140], [255, 200], [345, 140], [345, 200]]
     viewed.at("viewer-where").click()
     expect(viewed.at("stage-0")).to_be_hidden()
     viewed.at("lineage-0").click()

@@ -1,5 +1,7 @@
 /** What is left of a turn's budget, as bars. */
 
+import type { TranslationBundle } from '@jupyterlab/translation';
+
 import { useTools } from './context.js';
 import type { Amounts } from './events.js';
 import { spent } from './state.js';
@@ -25,12 +27,12 @@ export function BudgetBars({ left, limit }: { left: Amounts; limit: Amounts }): 
           aria-valuemin={0}
           aria-valuemax={bar.limit}
           aria-valuenow={Math.max(0, bar.left)}
-          aria-valuetext={trans.__('%1 of %2', amount(bar.key, bar.left), amount(bar.key, bar.limit))}
+          aria-valuetext={trans.__('%1 of %2', amount(trans, bar.key, bar.left), amount(trans, bar.key, bar.limit))}
           data-tone={bar.part > 0.85 ? 'low' : undefined}
           data-testid={`codevision-budget-${bar.key}`}
         >
           <span className="cv-Bar-name">{names[bar.key]}</span>
-          <span className="cv-Bar-value">{amount(bar.key, bar.left)}</span>
+          <span className="cv-Bar-value">{amount(trans, bar.key, bar.left)}</span>
           <span className="cv-Bar-track">
             <span className="cv-Bar-fill" style={{ width: `${(1 - bar.part) * 100}%` }} />
           </span>
@@ -40,10 +42,10 @@ export function BudgetBars({ left, limit }: { left: Amounts; limit: Amounts }): 
   );
 }
 
-function amount(key: string, value: number): string {
+function amount(trans: TranslationBundle, key: string, value: number): string {
   const whole = Math.max(0, Math.round(value));
   if (key === 'seconds') {
-    return whole >= 120 ? `${Math.floor(whole / 60)} min` : `${whole} s`;
+    return whole >= 120 ? trans.__('%1 min', Math.floor(whole / 60)) : trans.__('%1 s', whole);
   }
   return whole >= 10_000 ? `${Math.round(whole / 1000)}k` : String(whole);
 }

@@ -31,7 +31,7 @@ export function Composer(): JSX.Element {
     }
   };
   const add = (files: FileList | null): void => {
-    readFiles(files).then(
+    readFiles(files, trans).then(
       images => model.addImages(images),
       (error: unknown) => model.fail(error)
     );

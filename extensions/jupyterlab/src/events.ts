@@ -157,5 +157,6 @@ export interface RunOptions {
   readonly steps?: number;
   readonly seconds?: number;
   readonly tokens?: number;
+  readonly images?: number;
   readonly approve_each?: boolean;
 }

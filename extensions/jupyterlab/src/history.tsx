@@ -5,6 +5,7 @@ import { useEffect, useState } from 'react';
 import { Chip } from './controls.js';
 import { useModel, useTools } from './context.js';
 import type { RunSummary } from './events.js';
+import { reasonWord, stateWord } from './words.js';
 
 const PAUSE = 200; // milliseconds without a key before the search begins
 
@@ -45,7 +46,7 @@ export function History(): JSX.Element {
               onClick={() => void model.open(run)}
             >
               <span className="cv-RunRow-question">{run.question || trans.__('(no question)')}</span>
-              <span className="cv-RunRow-answer">{run.answer ?? run.stop_reason ?? ''}</span>
+              <span className="cv-RunRow-answer">{run.answer ?? (run.stop_reason ? reasonWord(trans, run.stop_reason) : '')}</span>
               <RunFacts run={run} />
             </button>
           </li>
@@ -59,7 +60,7 @@ function RunFacts({ run }: { run: RunSummary }): JSX.Element {
   const { trans } = useTools();
   return (
     <span className="cv-RunRow-facts">
-      {run.live && <Chip tone={run.state ?? undefined}>{run.state ?? trans.__('live')}</Chip>}
+      {run.live && run.state !== null && <Chip tone={run.state}>{stateWord(trans, run.state)}</Chip>}
       <span>{when(run.started)}</span>
       <span>{trans._n('%1 step', '%1 steps', run.steps)}</span>
       {run.parent !== null && <span>{trans.__('branch')}</span>}

@@ -1,29 +1,37 @@
 /** Images from where they lie to a question: files of this computer, files of the server, outputs of a notebook. */
 
+import type { TranslationBundle } from '@jupyterlab/translation';
+
 import type { ChosenImage } from './events.js';
 
 const LARGEST = 64 * 2 ** 20; // bytes of one file; the server has limits of its own
 
 /** The images among the files of a drop, a paste or a file dialog. Throws where there is none, or one is too large. */
-export async function readFiles(files: FileList | readonly File[] | null): Promise<readonly ChosenImage[]> {
+export async function readFiles(files: FileList | readonly File[] | null, trans: TranslationBundle): Promise<readonly ChosenImage[]> {
   const pictures = Array.from(files ?? []).filter(file => file.type.startsWith('image/'));
   if (pictures.length === 0) {
-    throw new Error('None of these files is an image (PNG, JPEG, WebP, GIF, TIFF, BMP).');
+    throw new Error(trans.__('None of these files is an image (PNG, JPEG, WebP, GIF, TIFF, BMP).'));
   }
-  return Promise.all(pictures.map(readFile));
+  return Promise.all(pictures.map(file => readFile(file, trans)));
 }
 
-async function readFile(file: File): Promise<ChosenImage> {
+async function readFile(file: File, trans: TranslationBundle): Promise<ChosenImage> {
   if (file.size > LARGEST) {
-    throw new Error(`${file.name} has ${file.size} bytes; at most ${LARGEST} can be sent. Put it beside your notebooks instead.`);
+    throw new Error(
+      trans.__('%1 has %2 MiB; at most %3 can be sent. Put it beside your notebooks instead.', file.name, mib(file.size), mib(LARGEST))
+    );
   }
   const url = await new Promise<string>((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result as string);
-    reader.onerror = () => reject(new Error(`${file.name} cannot be read: ${reader.error?.message ?? ''}`));
+    reader.onerror = () => reject(new Error(trans.__('%1 cannot be read: %2', file.name, reader.error?.message ?? '')));
     reader.readAsDataURL(file);
   });
   return { name: file.name, ...parts(url), mime: file.type };
+}
+
+function mib(bytes: number): number {
+  return Math.ceil(bytes / 2 ** 20);
 }
 
 /** The image of a `data:` URL, or null where it is none. */

@@ -198,12 +198,14 @@ export class PanelModel {
     if (run === null || !this.showFamily) {
       return;
     }
-    await this._try(async () => {
+    try {
       const runs = await this.api.runs('', FAMILY_LIMIT);
       if (this.run === run) {
         this.family = familyOf(runs, run.id);
       }
-    });
+    } catch (error) {
+      this.error = message(error);
+    }
     this.touch();
   }
 
@@ -278,7 +280,7 @@ export class PanelModel {
   }
 
   private _follow(id: string | null): void {
-    if (this.run?.id === id) {
+    if (this.run?.id === id && this.run.view.state !== 'closed' && this.run.gone === null) {
       return;
     }
     this.run?.dispose();
@@ -287,14 +289,15 @@ export class PanelModel {
     this.family = null;
     this._around.remember(id === null ? null : { id, path: null });
     let path: string | null = null;
-    let branches = 0;
+    let news = '';
     this.run?.changed.connect(run => {
       if (run.view.path !== path) {
         path = run.view.path;
         this._around.remember({ id: run.id, path });
       }
-      if (run.view.branches.length !== branches) {
-        branches = run.view.branches.length;
+      const now = `${run.view.branches.length} ${run.view.state} ${run.view.turns.length}`;
+      if (now !== news) {
+        news = now;
         void this.refreshFamily();
       }
       this.touch();

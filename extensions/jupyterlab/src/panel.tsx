@@ -87,11 +87,11 @@ export class PanelWidget extends ReactWidget {
 
   private _dropFiles(event: DragEvent): void {
     this._mark(false);
-    const { model } = this._tools;
+    const { model, trans } = this._tools;
     if (event.dataTransfer !== null && event.dataTransfer.files.length > 0) {
       event.preventDefault();
       event.stopPropagation();
-      readFiles(event.dataTransfer.files).then(
+      readFiles(event.dataTransfer.files, trans).then(
         images => model.addImages(images),
         (error: unknown) => model.fail(error)
       );
@@ -123,7 +123,7 @@ function Pages(): JSX.Element {
   const { trans, openSettings, widen } = useTools();
   return (
     <>
-      <header className="cv-Header">
+      <div className="cv-Header">
         <h2 className="cv-Title">CodeVision</h2>
         <span className="cv-Spacer" />
         <Button label={trans.__('New run')} testId="codevision-new" icon={addIcon} onClick={() => model.newRun()} />
@@ -136,7 +136,7 @@ function Pages(): JSX.Element {
         />
         {widen && <Button label={trans.__('More room')} testId="codevision-widen" icon={wideIcon} onClick={widen} />}
         <Button label={trans.__('Settings')} testId="codevision-settings" icon={settingsIcon} onClick={openSettings} />
-      </header>
+      </div>
       {model.unreachable !== null && (
         <Banner tone="error" testId="codevision-unreachable" closeLabel={trans.__('Try again')} onClose={() => void model.connect()}>
           {trans.__('The CodeVision server extension does not answer: %1. Try: jupyter server extension list', model.unreachable)}

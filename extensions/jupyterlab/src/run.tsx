@@ -1,6 +1,6 @@
 /** A run: its state and budget on top, then question, steps and answer, turn by turn. */
 
-import { copyIcon, notebookIcon, runIcon, stopIcon, treeViewIcon, undoIcon } from '@jupyterlab/ui-components';
+import { closeIcon, copyIcon, notebookIcon, runIcon, stopIcon, treeViewIcon, undoIcon } from '@jupyterlab/ui-components';
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from 'react';
 
 import { Audit } from './audit.js';
@@ -10,10 +10,11 @@ import { useModel, useTools } from './context.js';
 import type { Follower } from './follower.js';
 import { auditIcon, insertIcon, pauseRunIcon } from './icons.js';
 import { Pictures } from './pictures.js';
-import { isBusy, plainText, stepsOf, type RunView, type TurnView } from './state.js';
+import { isBusy, isFresh, plainText, stepsOf, type RunView, type TurnView } from './state.js';
 import { Step } from './step.js';
 import { Family } from './tree.js';
 import { Viewer } from './viewer.js';
+import { reasonWord, stateWord } from './words.js';
 
 export function Run({ run }: { run: Follower }): JSX.Element {
   const model = useModel();
@@ -49,21 +50,14 @@ function RunBar({ run }: { run: Follower }): JSX.Element {
   const { model, trans } = useTools();
   const view = run.view;
   const busy = isBusy(view);
-  const words: Record<string, string> = {
-    running: trans.__('running'),
-    paused: trans.__('paused'),
-    waiting: trans.__('waits for you'),
-    idle: trans.__('ready'),
-    closed: trans.__('closed')
-  };
   return (
     <div className="cv-RunBar">
       <div className="cv-Row">
         <Chip tone={view.state} testId="codevision-state">
-          {words[view.state] ?? view.state}
+          {stateWord(trans, view.state)}
         </Chip>
-        <span className="cv-RunBar-model" title={[view.model, view.protocol, view.isolation].filter(Boolean).join(' · ')}>
-          {[view.model, view.isolation].filter(Boolean).join(' · ')}
+        <span className="cv-RunBar-model" title={facts(view, true)}>
+          {facts(view, false)}
         </span>
         <span className="cv-Spacer" />
         {busy && (
@@ -90,6 +84,14 @@ function RunBar({ run }: { run: Follower }): JSX.Element {
               onClick={() => void model.command({ command: 'stop' })}
             />
           </>
+        )}
+        {view.state === 'idle' && run.gone === null && (
+          <Button
+            label={trans.__('Close the run: its kernel ends, its notebook stays')}
+            testId="codevision-close"
+            icon={closeIcon}
+            onClick={() => void model.closeRun()}
+          />
         )}
       </div>
       <BudgetBars left={view.left} limit={view.limit} />
@@ -139,6 +141,12 @@ function RunBar({ run }: { run: Follower }): JSX.Element {
       </div>
     </div>
   );
+}
+
+/** Model, protocol and isolation, as far as they are known. */
+function facts(view: RunView, all: boolean): string {
+  const isolation = view.isolation === 'not started' ? '' : view.isolation;
+  return [view.model, all ? view.protocol : '', isolation].filter(Boolean).join(' · ');
 }
 
 const NEAR = 48; // pixels from the end within which the transcript follows what comes
@@ -219,23 +227,14 @@ function Turn({ view, turn, open }: { view: RunView; turn: TurnView; open: (inde
           <Step key={step.index} run={view.id} step={step} over={over} images={view.images} open={open} />
         ))}
       </ol>
-      {turn.over && <Answer turn={turn} />}
+      {turn.over && <Answer turn={turn} fresh={isFresh(view, turn)} />}
     </section>
   );
 }
 
-function Answer({ turn }: { turn: TurnView }): JSX.Element {
+/** `fresh`: the turn was cut here by going back, and nothing has been done since. */
+function Answer({ turn, fresh }: { turn: TurnView; fresh: boolean }): JSX.Element {
   const { model, trans } = useTools();
-  const reasons: Record<string, string> = {
-    interrupted: trans.__('Stopped.'),
-    step_limit: trans.__('The budget of steps is spent.'),
-    time_limit: trans.__('The time is up.'),
-    token_limit: trans.__('The budget of tokens is spent.'),
-    image_limit: trans.__('The budget of images is spent.'),
-    model_error: trans.__('The model failed.'),
-    kernel_error: trans.__('The kernel failed.'),
-    crashed: trans.__('The run was cut short.')
-  };
   return (
     <div className="cv-Answer" data-testid={`codevision-answer-${turn.index}`} data-none={turn.answer === null ? 'true' : undefined}>
       {turn.answer !== null ? (
@@ -249,7 +248,7 @@ function Answer({ turn }: { turn: TurnView }): JSX.Element {
           />
         </>
       ) : (
-        <p>{reasons[turn.stopReason ?? ''] ?? trans.__('No answer: %1', (turn.stopReason ?? '').replace(/_/g, ' '))}</p>
+        <p>{fresh ? trans.__('The branch begins here: ask on, or edit a step.') : reasonWord(trans, turn.stopReason)}</p>
       )}
       {turn.failure && <p className="cv-Problem">{plainText(turn.failure)}</p>}
     </div>

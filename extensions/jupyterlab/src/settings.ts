@@ -5,7 +5,7 @@ import type { ISettingRegistry } from '@jupyterlab/settingregistry';
 import type { RunOptions } from './events.js';
 
 const TEXTS = { model: 'model', serverUrl: 'base_url', protocol: 'protocol', isolation: 'isolation' } as const;
-const NUMBERS = { steps: 'steps', seconds: 'seconds', tokens: 'tokens' } as const;
+const NUMBERS = { steps: 'steps', seconds: 'seconds', tokens: 'tokens', images: 'images' } as const;
 
 /** `values` as JupyterLab's settings editor writes them. */
 export function optionsFrom(values: Readonly<Record<string, unknown>>): RunOptions {

@@ -222,6 +222,12 @@ export function isBusy(view: RunView): boolean {
   return view.state === 'running' || view.state === 'paused' || view.state === 'waiting';
 }
 
+/** Whether this turn of a branch was cut by going back, and nothing has been done since. */
+export function isFresh(view: RunView, turn: TurnView): boolean {
+  const last = turn.index === view.turns.length - 1;
+  return last && turn.answer === null && turn.stopReason === 'interrupted' && view.parent?.steps === view.steps.length;
+}
+
 const ANSI = /\u001b\[[0-?]*[ -/]*[@-~]/g;
 
 /** Text of a kernel without colours and other control sequences of terminals. */

@@ -39,7 +39,7 @@ export const Step = memo(function Step({ run, step, over, images, open }: StepPr
       data-testid={`codevision-step-${step.index}`}
       aria-label={trans.__('Step %1', number)}
     >
-      <header className="cv-Step-head">
+      <div className="cv-Step-head">
         <span className="cv-Step-name">{trans.__('Step %1', number)}</span>
         <StepState step={step} phase={phase} />
         <span className="cv-Step-cost">
@@ -71,7 +71,7 @@ export const Step = memo(function Step({ run, step, over, images, open }: StepPr
             />
           </span>
         )}
-      </header>
+      </div>
       {step.writing && phase !== 'done' && step.action === null && (
         <p className="cv-Writing" data-testid="codevision-writing">
           {plainText(step.writing)}

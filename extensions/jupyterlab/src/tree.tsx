@@ -2,6 +2,7 @@
 
 import { useModel, useTools } from './context.js';
 import { countRuns, type BranchNode } from './branches.js';
+import { stateWord, reasonWord } from './words.js';
 
 export function Family(): JSX.Element {
   const model = useModel();
@@ -41,7 +42,7 @@ function Branch({ node, top }: { node: BranchNode; top?: boolean }): JSX.Element
           {' · '}
           {trans._n('%1 step', '%1 steps', run.steps)}
         </span>
-        <span className="cv-Branch-answer">{run.answer ?? run.state ?? run.stop_reason ?? ''}</span>
+        <span className="cv-Branch-answer">{run.answer ?? (run.live && run.state !== null ? stateWord(trans, run.state) : reasonWord(trans, run.stop_reason))}</span>
       </button>
       {node.children.length > 0 && (
         <ul>

@@ -77,11 +77,11 @@ export function Viewer({ run, images, index, show, close }: ViewerProps): JSX.El
       data-lm-suppress-shortcuts="true"
       onKeyDown={onKeyDown}
     >
-      <header className="cv-Viewer-head">
+      <div className="cv-Viewer-head">
         <nav className="cv-Lineage" aria-label={trans.__('Made from')} data-testid="codevision-lineage">
           {line.map((step, i) => (
-            <span key={step.index}>
-              {i > 0 && <span aria-hidden="true"> → </span>}
+            <span key={step.index} className="cv-Lineage-step">
+              {i > 0 && <span aria-hidden="true">→</span>}
               <button
                 type="button"
                 className="cv-Lineage-image"
@@ -123,7 +123,7 @@ export function Viewer({ run, images, index, show, close }: ViewerProps): JSX.El
           )}
           <Button label={trans.__('Close')} testId="codevision-viewer-close" icon={closeIcon} onClick={close} />
         </span>
-      </header>
+      </div>
       <div className="cv-Viewer-stages">
         <Stage run={run} image={image} images={images} outlined={null} show={show} />
         {hasPlace && onRoot && <Stage run={run} image={root} images={images} outlined={index} show={show} />}

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { emptyRun, isBusy, plainText, reduce, reduceAll, spent, stepsOf } from '../src/state.js';
+import { emptyRun, isBusy, isFresh, plainText, reduce, reduceAll, spent, stepsOf } from '../src/state.js';
 import { RUN, TURN, image, numbered, step } from './making.js';
 
 test('a step goes from writing to done', () => {
@@ -77,4 +77,13 @@ test('what is spent of a budget', () => {
   assert.equal(spent({ steps: 1 }, { steps: 4 }, 'steps'), 0.75);
   assert.equal(spent({ steps: -1 }, { steps: 4 }, 'steps'), 1);
   assert.equal(spent({ steps: 1 }, { steps: null }, 'steps'), null);
+});
+
+test('a branch is fresh until something is done in it', () => {
+  const parent = { run: 'a', steps: 1 };
+  const cut = { type: 'answer', turn: 0, answer: null, stop_reason: 'interrupted', failure: null } as const;
+  const fresh = reduceAll(emptyRun('r'), numbered({ ...RUN, parent } as typeof RUN, TURN, step(0), cut));
+  const further = reduceAll(emptyRun('r'), numbered({ ...RUN, parent } as typeof RUN, TURN, step(0), step(1), cut));
+  const first = reduceAll(emptyRun('r'), numbered(RUN, TURN, step(0), cut));
+  assert.deepEqual([fresh, further, first].map(view => view.turns[0] && isFresh(view, view.turns[0])), [true, false, false]);
 });
