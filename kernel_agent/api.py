@@ -101,6 +101,8 @@ def _conversation(agent: Agent, trajectory: Trajectory) -> Conversation:
         if last.observation is not None:
             new += agent.protocol.observe(last.completion, last.observation.content)
     session = agent.session()
+    if isinstance(seed := trajectory.header.get("kernel_seed"), int):
+        session.seed = seed
     session.resume_from(trajectory.images, [step.cell for step in trajectory.steps if step.cell is not None])
     return Conversation(agent.model, agent.protocol, agent.sampling, session, trajectory, sent, new)
 
