@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from kernel_agent import cli_audit
+
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
 
@@ -358,6 +360,9 @@ def export(
         print(f"codevision: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     print(output)
+
+
+app.command(help=cli_audit.HELP)(cli_audit.audit)
 
 
 @app.command()

@@ -11,6 +11,7 @@ so it is for later cells that do not give the recorded result and share a name w
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
 
 _WHOLE = ViewBounds(min_pixels=1, max_pixels=2**40, max_side=2**31)  # nobody looks at the views: they cost nothing then
+_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}\{i\}[A-Za-z0-9_]{0,20}")
 _MOST_IMAGES = 10_000
 _MOST_CHARS = 10_000_000
 
@@ -165,13 +167,9 @@ def _session(
     """A session as the run had it; what a file says is held within bounds."""
     header = trajectory.header
     names = decode(Names, encode(header["names"]), where="header.names") if "names" in header else Names()
-    try:
-        patterned = names(0) != names(1)
-    except (KeyError, IndexError, ValueError):
-        patterned = False
-    if not patterned or len(names.pattern) > 60:
+    if not _PATTERN.fullmatch(names.pattern):
         raise TrajectoryError(
-            f"header.names.pattern {names.pattern!r:.80} gives no name to an image: it must hold {{i}}"
+            f"header.names.pattern {names.pattern!r:.80} is none that names images: letters and one {{i}}"
         )
     recorded = header.get("budget")
     budget: Mapping[str, Json] = recorded if isinstance(recorded, Mapping) else {}
@@ -260,14 +258,14 @@ class _Run:
     def _seconds(self, cell: CellResult) -> float:
         """The deadline: where the cell was interrupted, the moment that happened; else enough."""
         event = _event(cell, "interrupted")
-        after = cell.seconds
+        after = took = cell.seconds if 0 <= cell.seconds < 1e9 else 0.0
         if (
             event is not None
             and event.data.get("why") == "timeout"
             and isinstance(event.data.get("after"), (int, float))
         ):
             after = float(event.data["after"])
-        wanted = after if event is not None else 10 + 3 * cell.seconds
+        wanted = after if event is not None else 10 + 3 * took
         left = self.deadline - time.perf_counter()
         return max(0.05, min(wanted, self.options.cell_seconds, left))
 

@@ -90,6 +90,8 @@ def read(notebook: Json, name: str) -> State:
     """The trajectory in a parsed notebook. TrajectoryError where something in it is not as it was written."""
     try:
         return _read(notebook, name)
+    except RecursionError as error:
+        raise TrajectoryError(f"{name} was damaged: its JSON is nested deeper than anything a run writes") from error
     except (AttributeError, IndexError, KeyError, TypeError) as error:  # JSON of another shape
         raise TrajectoryError(f"{name} was damaged: {type(error).__name__}: {error}") from error
 

@@ -33,6 +33,7 @@ from kernel_agent.types import (
 )
 
 if TYPE_CHECKING:
+    from kernel_agent.audit.finding import Report
     from kernel_agent.trajectory.store import Store
 
 
@@ -228,6 +229,20 @@ class Trajectory:
         agent = importlib.import_module("kernel_agent.api")
         result: Trajectory = agent.continue_trajectory(self, question, **options)
         return result
+
+    def audit(self, **options: Any) -> Report:
+        """Run all cells again in a fresh isolated kernel and compare; `options` are those of `audit.rerun.RerunOptions`.
+
+        No model is asked and no live kernel is used. `report.exit_code` is 0 where all holds, 1 where something fails, 2
+        where something could not be checked. Raises InputError for a kernel without isolation (`unsafe` allows it).
+        """
+        import importlib
+
+        from kernel_agent.blocking import run_blocking
+
+        auditing, rerun = (importlib.import_module(f"kernel_agent.audit.{name}") for name in ("audit", "rerun"))
+        report: Report = run_blocking(auditing.audit(self, rerun.RerunOptions(**options)))
+        return report
 
     # On disk
 
