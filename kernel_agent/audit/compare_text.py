@@ -117,7 +117,7 @@ def frames(error: ErrorOutput) -> list[tuple[str, str, str]]:
 
 
 def _whole(error: ErrorOutput) -> str:
-    return "\n".join([*error.traceback]) or f"{error.ename}: {error.evalue}"
+    return "\n".join([f"{error.ename}: {error.evalue}", "", *error.traceback])
 
 
 def compare_outputs(

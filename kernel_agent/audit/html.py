@@ -35,12 +35,12 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:t
 .m{display:inline-block;border-radius:3px;padding:0 .5rem;font-weight:600;white-space:nowrap}
 .ok{background:#dff3e4;color:#0b5a28}.no{background:#fde2e1;color:#8f1414}.un{background:#fdf1cf;color:#6b4e00}
 .big{font-size:1.1rem;padding:.2rem .8rem}.s{color:#59636e}.cell{border:1px solid #e2e5e9;border-radius:6px;padding:.6rem 1rem;margin:.8rem 0}
-.cell.no{background:#fff;color:inherit;border-color:#d33;border-width:2px}.cell.un{background:#fff;color:inherit;border-color:#d9a400}
+.c-no{border:2px solid #d33}.c-un{border:2px solid #d9a400}
 .two{display:grid;grid-template-columns:1fr 1fr;gap:.8rem}.three{display:grid;grid-template-columns:1fr 1fr 1fr;gap:.8rem}
 figure{margin:.4rem 0}figure img{max-width:100%;border:1px solid #c8cdd3}figcaption{font-size:.85rem;color:#59636e}
 .strip{display:flex;flex-wrap:wrap;gap:.6rem}details>summary{cursor:pointer}
 @media(prefers-color-scheme:dark){body{background:#14171a;color:#e4e7ea}pre{background:#1d2125;border-color:#343a40}
-.cell.no,.cell.un{background:#14171a}td,th{border-color:#343a40}.s,figcaption{color:#9aa4ae}}
+td,th{border-color:#343a40}.s,figcaption{color:#9aa4ae}}
 """
 
 
@@ -121,7 +121,7 @@ def _cell(cell: CellVerdict, images: list[KernelImage]) -> str:
     again = "not run" if cell.replayed is None else str(cell.replayed)
     facts = f"recorded {cell.recorded} in {cell.seconds[0]:.2f} s, again {again} in {cell.seconds[1]:.2f} s; {cell.compared} things compared"
     parts = [
-        f'<section class="cell {kind}"><p><strong>Step {cell.step + 1}</strong> {_mark(str(cell.verdict), kind)} <span class="s">{_text(facts)}</span></p>'
+        f'<section class="cell c-{kind}"><p><strong>Step {cell.step + 1}</strong> {_mark(str(cell.verdict), kind)} <span class="s">{_text(facts)}</span></p>'
     ]
     if cell.why:
         parts.append(f"<p>{_text(cell.why)}</p>")

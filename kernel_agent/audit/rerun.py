@@ -233,8 +233,8 @@ class _Run:
             verdict, why = self._judge(step.index, cell, again, compared, words, found)
             await self._go_on(cell, again)
         except KernelError as error:
-            self.stopped = f"no kernel: {error}"
-            return replace(base, why=self.stopped)
+            self.stopped = f"no kernel since step {step.index + 1}"
+            return replace(base, why=f"no kernel: {error}")
         self.before = step
         return replace(
             base,
