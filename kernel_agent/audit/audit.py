@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
 from kernel_agent.audit.rerun import RerunOptions, rerun
+from kernel_agent.audit.said import check_record
+from kernel_agent.audit.verdicts import Rerun
 from kernel_agent.errors import CodeVisionError, TrajectoryError
 
 if TYPE_CHECKING:
@@ -34,10 +36,12 @@ async def audit(
 ) -> Report:
     """Audit a run in memory. Raises InputError where the kernel would not be isolated."""
     began = time.perf_counter()
-    again, findings = None, []
+    again: Rerun | None = None
+    findings: list[Finding] = []
     try:
+        findings += check_record(trajectory, max_pixels=options.max_pixels)
         again = await rerun(trajectory, options, pool=pool)
-        findings = of_rerun(again)
+        findings += of_rerun(again)
     except TrajectoryError as error:
         findings.append(_refused(str(error)))
     return Report(

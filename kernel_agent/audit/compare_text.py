@@ -42,16 +42,18 @@ def compare_text(
     far = distance(first, second)
     if far is None:
         return Comparison(what=what, verdict=Verdict.DIFFERS, how=_where(first, second), texts=shown)
-    absolute, relative = far
+    absolute, relative, needed_at_least = far
     how = f"numbers apart by up to {absolute:.3g} ({relative:.3g} of their size)"
-    if min(absolute, relative) <= tolerance:
+    if needed_at_least <= tolerance:
         needed = f"; after {', '.join(names)}" if names else ""
         return Comparison(what=what, verdict=Verdict.WITHIN_TOLERANCE, how=how + needed, texts=shown)
     return Comparison(what=what, verdict=Verdict.DIFFERS, how=how, texts=shown)
 
 
-def distance(first: str, second: str) -> tuple[float, float] | None:
-    """How far apart the numbers of two texts are, (absolute, relative) at worst, where all else is equal up to spaces; else None.
+def distance(first: str, second: str) -> tuple[float, float, float] | None:
+    """How far apart the numbers of two texts are, where all else is equal up to spaces; else None.
+
+    Absolute and relative at worst, and the least tolerance that lets every number through, one way or the other.
 
     A whole number that differs is no noise: then None.
     """
@@ -59,7 +61,7 @@ def distance(first: str, second: str) -> tuple[float, float] | None:
         "".join(part.split()) for part in _NUMBER.split(second)
     ]:
         return None
-    absolute = relative = 0.0
+    absolute = relative = needed = 0.0
     for one, other in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True):
         if one == other:
             continue
@@ -70,8 +72,9 @@ def distance(first: str, second: str) -> tuple[float, float] | None:
             return None
         gap = abs(a - b)
         absolute = max(absolute, gap)
-        relative = max(relative, gap / max(abs(a), abs(b)) if gap else 0.0)
-    return absolute, relative
+        share = gap / max(abs(a), abs(b)) if gap else 0.0
+        relative, needed = max(relative, share), max(needed, min(gap, share))
+    return absolute, relative, needed
 
 
 def _where(first: str, second: str) -> str:

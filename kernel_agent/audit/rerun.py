@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from kernel_agent.audit.compare_images import compare_image, compare_input, compare_lineage
 from kernel_agent.audit.compare_text import compare_outputs
-from kernel_agent.audit.sources import Source, shared, sources, words_of, written
+from kernel_agent.audit.sources import Source, drawn_on, shared, sources, words_of, written
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Rerun, Verdict, worst
 from kernel_agent.environment import environment
 from kernel_agent.errors import ImageError, InputError, KernelError, TrajectoryError
@@ -209,7 +209,7 @@ class _Run:
     async def cell(self, step: Step, cell: CellResult) -> CellVerdict:
         """Run one cell and compare it."""
         words = words_of(cell.source)
-        found = sources(words, self.header)
+        found = sources(drawn_on(cell.source), self.header)
         base = CellVerdict(
             step=step.index,
             verdict=Verdict.NOT_REPLAYABLE,

@@ -39,7 +39,7 @@ class Source:
 
 _TIME = {
     *("time", "timeit", "datetime", "perf_counter", "monotonic", "process_time", "time_ns", "perf_counter_ns"),
-    *("strftime", "localtime", "gmtime", "now", "today", "utcnow", "tqdm", "prun", "sleep"),
+    *("strftime", "localtime", "gmtime", "now", "today", "utcnow", "ctime", "tqdm", "prun"),
 }
 _RANDOM = {
     *(
@@ -63,8 +63,8 @@ _SEEDABLE = {"default_rng", "SeedSequence"}  # with a seed they give the same fo
 _ORDER = {"set", "frozenset"}
 _ADDRESSES = {"hash", "id", "addressof"}
 _THREADS = {
-    *("threading", "Thread", "ThreadPoolExecutor", "ProcessPoolExecutor", "multiprocessing", "Pool", "concurrent"),
-    *("subprocess", "Popen", "fork", "system", "asyncio", "gather", "create_task", "setNumThreads"),
+    *("Thread", "ThreadPoolExecutor", "ProcessPoolExecutor", "Pool", "Process", "Timer"),
+    *("Popen", "fork", "system", "check_output", "getoutput", "gather", "create_task", "setNumThreads"),
 }
 _MACHINE = {
     *("environ", "getenv", "getpid", "getppid", "platform", "cpu_count", "hostname", "gethostname", "psutil"),
@@ -93,7 +93,7 @@ _MACHINE = {
         "expanduser",
     ),
 }
-_NETWORK = {"urllib", "requests", "httpx", "socket", "urlopen", "aiohttp", "http"}
+_NETWORK = {"urlopen", "urlretrieve", "getaddrinfo", "create_connection"}
 _PURE = {
     *(
         "rotate",
@@ -164,47 +164,65 @@ _PLAIN = {
 
 def words_of(code: str) -> frozenset[str]:
     """The names that occur in code: variables, attributes, imports. For what is no plain Python, all its words."""
-    if len(code) <= _MOST:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes in the model's code
-                tree = ast.parse(code)
-            return frozenset(_names(tree))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            pass  # a magic, a shell line, or nothing that parses
-    return frozenset(_WORD.findall(code))
+    tree = _parse(code)
+    return frozenset(_WORD.findall(code) if tree is None else _names(tree))
+
+
+def drawn_on(code: str) -> frozenset[str]:
+    """The names that code calls or reads, without those of modules alone: `import time; time.sleep(1)` asks for no time."""
+    tree = _parse(code)
+    if tree is None:
+        return frozenset(_WORD.findall(code))
+    modules = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    seeded = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and (node.args or node.keywords)}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and id(node) not in modules:
+            found |= _unseeded(node, node.id, seeded)
+        elif isinstance(node, ast.Attribute):
+            found |= _unseeded(node, node.attr, seeded)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, (ast.Set, ast.SetComp)):
+            found.add("set")
+    return frozenset(found)
+
+
+def _unseeded(node: ast.AST, name: str, seeded: set[int]) -> set[str]:
+    return set() if name in _SEEDABLE and id(node) in seeded else {name}
+
+
+def _parse(code: str) -> ast.AST | None:
+    """None for a magic, a shell line, what does not parse or is too long."""
+    if len(code) > _MOST:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in the model's code
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _names(tree: ast.AST) -> Iterable[str]:
-    seeded = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and (node.args or node.keywords)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            if node.id not in _SEEDABLE or id(node) not in seeded:
-                yield node.id
+            yield node.id
         elif isinstance(node, ast.Attribute):
-            if node.attr not in _SEEDABLE or id(node) not in seeded:
-                yield node.attr
+            yield node.attr
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             for alias in node.names:
                 yield from alias.name.split(".")
                 if alias.asname:
                     yield alias.asname
-            yield from ((getattr(node, "module", None) or "").split("."))
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
-        elif isinstance(node, (ast.Set, ast.SetComp)):
-            yield "set"
 
 
 def written(code: str) -> frozenset[str]:
     """The names that code may leave with another value: assigned, defined, or told to change themselves; no module."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(code if len(code) <= _MOST else "")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return shared(words_of(code))
-    if len(code) > _MOST:
+    tree = _parse(code)
+    if tree is None:
         return shared(words_of(code))
     found = set()
     for node in ast.walk(tree):
@@ -236,7 +254,7 @@ def shared(words: frozenset[str]) -> frozenset[str]:
 
 
 def sources(words: frozenset[str], header: Mapping[str, Json]) -> tuple[Source, ...]:
-    """The sources that code with these words may draw on. `header` is the trajectory's: it says what was pinned."""
+    """The sources that code which draws on these words uses. `header` is the trajectory's: it says what was pinned."""
     seeded = isinstance(header.get("kernel_seed"), int)
     random = (
         "random and numpy.random start from the recorded seed"
