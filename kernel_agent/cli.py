@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kernel_agent import cli_audit
+from kernel_agent import cli_audit, cli_evidence
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
@@ -110,6 +110,12 @@ def ask(
             "--self-contained", help="Afterwards rewrite the notebook so that it re-runs with only Pillow and NumPy."
         ),
     ] = False,
+    sign: Annotated[
+        bool | None,
+        typer.Option(
+            "--sign/--no-sign", help="Sign the notebook with your key; by default where you have one (codevision sign)."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of progress.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the answer.")] = False,
 ) -> None:
@@ -123,6 +129,7 @@ def ask(
         from kernel_agent.progress import Progress
         from kernel_agent.trajectory import Trajectory
 
+        signer = cli_evidence.own_signer(sign)
         given = {
             "base_url": base_url,
             "model": model,
@@ -148,6 +155,7 @@ def ask(
             from kernel_agent.trajectory.export import write_self_contained
 
             write_self_contained(trajectory, path)
+        cli_evidence.sign_run(trajectory, signer)
     except KeyboardInterrupt as interrupt:
         _fail(interrupt, "Interrupted.", started, as_json, code=130)
     except (CodeVisionError, ValueError, OSError) as error:
@@ -363,6 +371,7 @@ def export(
 
 
 app.command(help=cli_audit.HELP)(cli_audit.audit)
+app.command()(cli_evidence.sign)
 
 
 @app.command()

@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from kernel_agent.audit.batch import Batch
     from kernel_agent.audit.finding import Report
     from kernel_agent.audit.rerun import RerunOptions
+    from kernel_agent.audit.seal import Expected
 
-HELP = """Check a saved run: its code is run again in a fresh isolated kernel, and every output compared.
+HELP = """Check a saved run: its seal, its record, and its code, which is run again in a fresh isolated kernel.
 
 [bold]Examples[/bold]
 
   codevision audit run.ipynb
 
   codevision audit run.ipynb --html report.html --json
+
+  codevision audit run.ipynb --require-signer alice.pub
 
   codevision audit runs/ --results runs-audit.jsonl --jobs 8
 
@@ -32,6 +35,12 @@ def audit(
     target: Annotated[Path, typer.Argument(help="RUN.ipynb, or a folder of them.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as one JSON object.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report that anybody can open; it is inert.")] = None,
+    require_signer: Annotated[
+        list[str] | None,
+        typer.Option(help="Fail unless this key signed: a public key file (PEM, .pub) or 64 hexadecimal digits."),
+    ] = None,
+    head: Annotated[str, typer.Option(help="Fail unless the signed chain ends in this hash.")] = "",
+    no_code: Annotated[bool, typer.Option("--no-code", help="Run nothing again: seal and record only.")] = False,
     tolerance: Annotated[float, typer.Option(min=0, help="How far numbers in text may be apart (other CPU).")] = 0.0,
     pixel_tolerance: Annotated[int, typer.Option(min=0, max=255, help="Largest difference of a colour channel.")] = 0,
     seconds: Annotated[float, typer.Option(min=1, help="Most seconds for one run's cells.")] = 3600.0,
@@ -54,7 +63,9 @@ def audit(
 ) -> None:
     """Audit a run or a folder of runs."""
     try:
+        from kernel_agent.audit.keys import pinned
         from kernel_agent.audit.rerun import RerunOptions
+        from kernel_agent.audit.seal import Expected
         from kernel_agent.errors import CodeVisionError
 
         options = RerunOptions(
@@ -64,13 +75,15 @@ def audit(
             unsafe=unsafe_no_sandbox,
             seconds=seconds,
             pictures=html is not None,
+            code=not no_code,
         )
+        expected = Expected(signers=tuple(pinned(key) for key in require_signer or ()), head=head.lower())
         if target.is_dir():
             if html is not None:
                 raise typer.BadParameter("--html is the report of one run: give a notebook, or leave it out.")
-            code = _folder(target, results, options, jobs, as_json)
+            code = _folder(target, results, options, expected, jobs, as_json)
         else:
-            code = _file(target, options, html, as_json)
+            code = _file(target, options, expected, html, as_json)
     except KeyboardInterrupt:
         _fail("Interrupted.", as_json, 130)
     except (CodeVisionError, OSError) as error:
@@ -90,11 +103,11 @@ def _kernel(isolation: str, unsafe: bool, memory: int) -> Any:
     return KernelOptions(isolation=level, memory_mb=memory)
 
 
-def _file(path: Path, options: RerunOptions, page: Path | None, as_json: bool) -> int:
+def _file(path: Path, options: RerunOptions, expected: Expected, page: Path | None, as_json: bool) -> int:
     from kernel_agent.audit.audit import audit_file
     from kernel_agent.blocking import run_blocking
 
-    report, trajectory = run_blocking(audit_file(path, options))
+    report, trajectory = run_blocking(audit_file(path, options, expected=expected))
     if page is not None:
         from kernel_agent.audit.html import to_html
 
@@ -109,6 +122,8 @@ def _file(path: Path, options: RerunOptions, page: Path | None, as_json: bool) -
 def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from kernel_agent.audit.finding import sealed
 
     console = Console()
     colours = {"holds": "green", "fails": "red", "unchecked": "yellow"}
@@ -127,6 +142,7 @@ def _show(report: Report) -> None:
         console.print(table)
         for name, (then, now) in report.rerun.environment.items():
             console.print(f"Environment: {_safe(name)} was {_safe(then)}, here {_safe(now)}", highlight=False)
+    console.print(_safe(sealed(report)), highlight=False)
     for finding in report.findings:
         mark = f"[{colours[finding.outcome]}]{finding.outcome}[/]"
         console.print(
@@ -136,7 +152,9 @@ def _show(report: Report) -> None:
     console.print(f"[{colours[report.outcome]}]{words[report.exit_code]}[/]")
 
 
-def _folder(folder: Path, results: Path | None, options: RerunOptions, jobs: int | None, as_json: bool) -> int:
+def _folder(
+    folder: Path, results: Path | None, options: RerunOptions, expected: Expected, jobs: int | None, as_json: bool
+) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -151,7 +169,7 @@ def _folder(folder: Path, results: Path | None, options: RerunOptions, jobs: int
         def watch(batch: Batch) -> None:
             progress.update(task, total=batch.total, completed=batch.outcomes.total())
 
-        batch = run_blocking(audit_folder(folder, out, options, jobs=jobs, watch=watch))
+        batch = run_blocking(audit_folder(folder, out, options, expected=expected, jobs=jobs, watch=watch))
     if as_json:
         summary = {"runs": batch.total, "skipped": batch.skipped, "outcomes": batch.outcomes, "cells": batch.verdicts}
         print(json.dumps(summary | {"exit_code": batch.exit_code, "results": str(out)}, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Audit one run: read it with care, run it again, say what holds.
+"""Audit one run: read it with care, compare it with its seal, with itself and with what its code gives again; say what holds.
 
 Guarantees: a file that is too large, damaged or made to harm is refused with a finding that says why; it is never an
 exception, and nothing in it runs outside isolation. The file is read once, and its hash is that of the bytes that were audited.
@@ -9,77 +9,108 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from kernel_agent.audit.beside import check_journal
 from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
 from kernel_agent.audit.rerun import RerunOptions, rerun
 from kernel_agent.audit.said import check_record
+from kernel_agent.audit.seal import Expected, check_seal
+from kernel_agent.audit.shown import check_shown
 from kernel_agent.audit.verdicts import Rerun
-from kernel_agent.errors import CodeVisionError, TrajectoryError
+from kernel_agent.errors import TrajectoryError
+from kernel_agent.trajectory import Trajectory, notebook
 
 if TYPE_CHECKING:
     from kernel_agent.session import KernelPool
-    from kernel_agent.trajectory import Trajectory
+
+T = TypeVar("T")
 
 MAX_BYTES = 1 << 30
 """Largest notebook that is read."""
 
 
 async def audit(
-    trajectory: Trajectory,
+    trajectory: Trajectory, options: RerunOptions = RerunOptions(), *, pool: KernelPool | None = None
+) -> Report:
+    """Audit a run in memory: its record and its code. Raises InputError where the kernel would not be isolated."""
+    name = trajectory.path.name if trajectory.path else "run in memory"
+    return await _audit(trajectory, options, pool, Report(name=name, run_id=trajectory.run_id))
+
+
+async def audit_file(
+    path: str | os.PathLike[str],
     options: RerunOptions = RerunOptions(),
     *,
+    expected: Expected = Expected(),
     pool: KernelPool | None = None,
-    name: str = "",
-    sha256: str = "",
-) -> Report:
-    """Audit a run in memory. Raises InputError where the kernel would not be isolated."""
+) -> tuple[Report, Trajectory | None]:
+    """Audit a notebook; returns the run too, where it could be read. Raises InputError as `audit` does."""
+    source = Path(path)
+    try:
+        data = _read(source)
+    except TrajectoryError as error:
+        return Report(name=source.name, run_id="", findings=(_refused(str(error)),)), None
+    report, trajectory = await audit_bytes(data, source.name, options, expected=expected, pool=pool)
+    beside = check_journal(source, trajectory)
+    return replace(report, findings=(*report.findings, *beside)), trajectory
+
+
+async def audit_bytes(
+    data: bytes,
+    name: str,
+    options: RerunOptions = RerunOptions(),
+    *,
+    expected: Expected = Expected(),
+    pool: KernelPool | None = None,
+) -> tuple[Report, Trajectory | None]:
+    """Audit the bytes of a notebook."""
+    report, trajectory = _opened(data, name, options, expected)
+    if trajectory is None:
+        return report, None
+    return await _audit(trajectory, options, pool, report), trajectory
+
+
+def _opened(data: bytes, name: str, options: RerunOptions, expected: Expected) -> tuple[Report, Trajectory | None]:
+    """The run in these bytes, and what its seal and its cells say; no run where it cannot be read."""
+    report = Report(name=name, run_id="", sha256=hashlib.sha256(data).hexdigest())
+    findings: list[Finding] = []
+    try:
+        parsed = _safely(lambda: notebook.parse(data, name), name)
+        seal, findings = check_seal(parsed, expected)
+        report = replace(report, seal=seal, signer_expected=bool(expected.signers))
+        trajectory = _safely(lambda: Trajectory(notebook.read(parsed, name)), name)
+        findings += check_shown(parsed, trajectory, max_pixels=options.max_pixels)
+    except TrajectoryError as error:
+        return replace(report, findings=(_refused(str(error)), *findings)), None
+    return replace(report, run_id=trajectory.run_id, findings=tuple(findings)), trajectory
+
+
+async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool | None, report: Report) -> Report:
+    """The report, with what the record and the code say added."""
     began = time.perf_counter()
     again: Rerun | None = None
-    findings: list[Finding] = []
+    findings = list(report.findings)
     try:
         findings += check_record(trajectory, max_pixels=options.max_pixels)
         again = await rerun(trajectory, options, pool=pool)
         findings += of_rerun(again)
     except TrajectoryError as error:
         findings.append(_refused(str(error)))
-    return Report(
-        name=name or (trajectory.path.name if trajectory.path else "run in memory"),
-        run_id=trajectory.run_id,
-        sha256=sha256,
-        findings=tuple(findings),
-        rerun=again,
-        seconds=time.perf_counter() - began,
-    )
+    return replace(report, findings=tuple(findings), rerun=again, seconds=time.perf_counter() - began)
 
 
-async def audit_file(
-    path: str | os.PathLike[str], options: RerunOptions = RerunOptions(), *, pool: KernelPool | None = None
-) -> tuple[Report, Trajectory | None]:
-    """Audit a notebook; returns the run too, where it could be read. Raises InputError as `audit` does."""
-    source = Path(path)
-    digest = ""
+def _safely(work: Callable[[], T], name: str) -> T:
+    """What `work` gives; TrajectoryError where the bytes were made to harm."""
     try:
-        data = _read(source)
-        digest = hashlib.sha256(data).hexdigest()
-        trajectory = read(data, source)
-        del data
-    except CodeVisionError as error:
-        return Report(name=source.name, run_id="", sha256=digest, findings=(_refused(str(error)),)), None
-    return await audit(trajectory, options, pool=pool, name=source.name, sha256=digest), trajectory
-
-
-def read(data: bytes, source: Path) -> Trajectory:
-    """The run in the bytes of a notebook. TrajectoryError where it is none or was made to harm."""
-    from kernel_agent.trajectory import Trajectory, notebook
-
-    try:
-        return Trajectory(notebook.read(notebook.parse(data, source.name), source.name), source)
+        return work()
     except (RecursionError, MemoryError, OverflowError, ValueError) as error:
         if isinstance(error, TrajectoryError):
             raise
-        raise TrajectoryError(f"{source.name} cannot be read: {type(error).__name__}: {error}"[:500]) from error
+        raise TrajectoryError(f"{name} cannot be read: {type(error).__name__}: {error}"[:500]) from error
 
 
 def _read(source: Path) -> bytes:

@@ -21,6 +21,7 @@ import orjson
 from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.finding import Outcome, Report
 from kernel_agent.audit.rerun import RerunOptions, check_isolation
+from kernel_agent.audit.seal import Expected
 from kernel_agent.errors import InputError, StorageError
 from kernel_agent.types import Json
 
@@ -72,6 +73,7 @@ async def audit_folder(
     results: Path,
     options: RerunOptions = RerunOptions(),
     *,
+    expected: Expected = Expected(),
     jobs: int | None = None,
     watch: Callable[[Batch], None] = lambda batch: None,
 ) -> Batch:
@@ -81,10 +83,10 @@ async def audit_folder(
     """
     from kernel_agent.session import KernelPool
 
-    check_isolation(options.kernel, unsafe=options.unsafe)
+    check_isolation(options.kernel, unsafe=options.unsafe or not options.code)
     options = replace(options, pictures=False)
     count = jobs or os.cpu_count() or 1
-    marked = _mark(options)
+    marked = _mark(options, expected)
     batch = Batch(total=sum(1 for _ in notebooks(folder)))
     if not batch.total:
         raise InputError(f"{folder} holds no notebook (*.ipynb): give a folder of saved runs")
@@ -105,7 +107,7 @@ async def audit_folder(
                         batch.skipped += 1
                         batch.add(done.pop(key))
                     else:
-                        report, _ = await audit_file(path, options, pool=pool)
+                        report, _ = await audit_file(path, options, expected=expected, pool=pool)
                         line = _line(name, report) | {"options": marked}
                         os.write(file, orjson.dumps(line) + b"\n")
                         batch.add(line)
@@ -167,6 +169,6 @@ def _sha256(path: Path) -> str:
         return ""  # the audit says why
 
 
-def _mark(options: RerunOptions) -> str:
-    text = json.dumps(asdict(options), sort_keys=True, default=str)
+def _mark(options: RerunOptions, expected: Expected) -> str:
+    text = json.dumps([asdict(options), asdict(expected)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from kernel_agent.audit.verdicts import Comparison, Rerun, Verdict, excerpt
 from kernel_agent.types import Json
+
+if TYPE_CHECKING:
+    from kernel_agent.audit.seal import Seal
 
 
 class Outcome(StrEnum):
@@ -58,6 +63,7 @@ class Report:
         sha256: of the file; "" for a run in memory.
         run_id: of the run; "" where the file could not be read.
         findings: all that does not hold or could not be checked.
+        seal: the seal, where there is one that can be read; `signer_expected` where its signer was compared with a known one.
         rerun: the verdicts of the cells; None where nothing was run again.
     """
 
@@ -65,6 +71,8 @@ class Report:
     run_id: str
     sha256: str = ""
     findings: tuple[Finding, ...] = ()
+    seal: Seal | None = None
+    signer_expected: bool = False
     rerun: Rerun | None = None
     seconds: float = 0.0
 
@@ -87,6 +95,7 @@ class Report:
             "outcome": str(self.outcome),
             "exit_code": self.exit_code,
             "findings": [finding.as_json() for finding in self.findings],
+            "seal": None if self.seal is None else self.seal.as_json(),
             "rerun": None if self.rerun is None else self.rerun.as_json(),
             "seconds": round(self.seconds, 3),
         }
@@ -96,6 +105,18 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
     """1 where one fails, else 2 where one is unchecked, else 0."""
     found = set(outcomes)
     return 1 if Outcome.FAILS in found else 2 if Outcome.UNCHECKED in found else 0
+
+
+def sealed(report: Report) -> str:
+    """Who signed what, and what that is worth, in a line."""
+    seal = report.seal
+    if seal is None:
+        return "Not signed: whoever has had the file may have written it anew."
+    when = datetime.fromtimestamp(seal.signed, UTC).isoformat(" ", "seconds")
+    told = f"Signed by {', '.join(seal.signers) or 'nobody whose signature holds'}, by their word on {when}; head {seal.head}."
+    return (
+        told if report.signer_expected else f"{told} The key was not compared with one you know: see --require-signer."
+    )
 
 
 def of_rerun(rerun: Rerun) -> list[Finding]:

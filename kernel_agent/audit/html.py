@@ -13,7 +13,7 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from kernel_agent.audit.finding import Outcome, Report
+from kernel_agent.audit.finding import Outcome, Report, sealed
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Verdict
 from kernel_agent.types import KernelImage
 
@@ -32,7 +32,7 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding
 h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}code,pre{font:13px/1.45 ui-monospace,monospace}
 pre{background:#f5f6f8;border:1px solid #e2e5e9;border-radius:4px;padding:.6rem;margin:.4rem 0;white-space:pre-wrap;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid #e2e5e9}
-.m{display:inline-block;border-radius:3px;padding:0 .5rem;font-weight:600;white-space:nowrap}
+td{overflow-wrap:anywhere}.k{width:11rem}.m{display:inline-block;border-radius:3px;padding:0 .5rem;font-weight:600;white-space:nowrap}
 .ok{background:#dff3e4;color:#0b5a28}.no{background:#fde2e1;color:#8f1414}.un{background:#fdf1cf;color:#6b4e00}
 .big{font-size:1.1rem;padding:.2rem .8rem}.s{color:#59636e}.cell{border:1px solid #e2e5e9;border-radius:6px;padding:.6rem 1rem;margin:.8rem 0}
 .c-no{border:2px solid #d33}.c-un{border:2px solid #d9a400}
@@ -69,6 +69,7 @@ def _head(report: Report) -> str:
     }
     rerun = report.rerun
     rows = [("Run", report.run_id or "not readable"), ("SHA-256 of the file", report.sha256 or "none: a run in memory")]
+    rows.append(("Signature", sealed(report)))
     if rerun is not None:
         rows.append(
             ("Cells", ", ".join(f"{count} {name}" for name, count in rerun.counts().items() if count) or "none")
@@ -76,7 +77,7 @@ def _head(report: Report) -> str:
         rows.append(("Run again in", f"isolation {rerun.isolation}, {rerun.seconds:.1f} s"))
         changed = "; ".join(f"{name}: {old}, here {new}" for name, (old, new) in rerun.environment.items())
         rows.append(("Environment", changed or "as recorded"))
-    table = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows)
+    table = "".join(f'<tr><th class="k">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in rows)
     mark = _mark(words[report.outcome], _CLASS[report.outcome], big=True)
     return f"<h1>Audit of {_text(report.name)}</h1><p>{mark}</p><table>{table}</table>"
 
@@ -95,13 +96,12 @@ def _findings(report: Report) -> str:
 
 
 def _run(trajectory: Trajectory) -> str:
-    out = ["<h2>Question</h2>"]
+    made = {image.index for step in trajectory.steps for image in step.images}
+    out = ["<h2>Question</h2>", _strip([image for image in trajectory.images if image.index not in made][:20])]
     for turn in trajectory.turns[:20]:
         out.append(f"<pre>{_text(turn.question)}</pre>")
         if turn.answer is not None:
             out.append(f'<p class="s">Recorded answer</p><pre>{_text(turn.answer)}</pre>')
-    made = {image.index for step in trajectory.steps for image in step.images}
-    out.append(_strip([image for image in trajectory.images if image.index not in made][:20]))
     return "".join(out)
 
 

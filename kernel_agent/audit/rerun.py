@@ -62,6 +62,7 @@ class RerunOptions:
         seconds: longest time of all cells together.
         max_pixels: largest image, in pixels.
         pictures: whether pictures of differences are made.
+        code: whether the cells are run at all; else only the inputs are compared.
     """
 
     tolerance: float = 0.0
@@ -72,6 +73,7 @@ class RerunOptions:
     seconds: float = 3600.0
     max_pixels: int = 100_000_000
     pictures: bool = True
+    code: bool = True
 
     def __post_init__(self) -> None:
         if not (0 <= self.tolerance < 1 and 0 <= self.pixel_tolerance <= 255):
@@ -89,9 +91,9 @@ async def rerun(
     Raises InputError where the kernel would not be isolated and `options.unsafe` is not set, TrajectoryError where the
     record's inputs or names cannot be used at all. A kernel that cannot be had makes cells "not replayable".
     """
-    check_isolation(options.kernel if pool is None else pool.kernel, unsafe=options.unsafe)
+    check_isolation(options.kernel if pool is None else pool.kernel, unsafe=options.unsafe or not options.code)
     began = time.perf_counter()
-    steps = [(step, step.cell) for step in trajectory.steps if step.cell is not None]
+    steps = [(step, step.cell) for step in trajectory.steps if step.cell is not None and options.code]
     inputs, loaded = _inputs(trajectory, options)
     cells: list[CellVerdict] = []
     isolation = "not started"

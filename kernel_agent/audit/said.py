@@ -38,7 +38,7 @@ _VIEW_MEAN = 1.0
 
 def check_record(trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
     """All contradictions in what the model saw and said."""
-    outcome = Outcome.FAILS if _same_version(trajectory.header) else Outcome.UNCHECKED
+    outcome = Outcome.FAILS if same_version(trajectory.header) else Outcome.UNCHECKED
     found = list(_steps(trajectory, outcome))
     found += _answers(trajectory, outcome)
     for image in trajectory.images:
@@ -48,7 +48,8 @@ def check_record(trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
     return found
 
 
-def _same_version(header: Mapping[str, Json]) -> bool:
+def same_version(header: Mapping[str, Json]) -> bool:
+    """Whether this version of the package made the run."""
     from kernel_agent.environment import environment
 
     then, now = header.get("environment"), environment()["packages"]

@@ -46,6 +46,11 @@ def tail(state: State) -> bytes:
             "steps": len(state.steps),
         },
     }
+    return closing(metadata)
+
+
+def closing(metadata: Json) -> bytes:
+    """All that follows the last cell of a notebook with this metadata."""
     return (
         b'\n ],\n "metadata": '
         + orjson.dumps(metadata, option=_OPTIONS)

@@ -1,0 +1,72 @@
+"""`codevision sign` and what `codevision ask` signs by itself: thin faces on audit/."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
+
+    from kernel_agent.trajectory import Trajectory
+
+KEY_VARIABLE = "CODEVISION_SIGNING_KEY"
+
+
+def sign(
+    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=KEY_VARIABLE, help="Ed25519 private key (PEM or OpenSSH). Default: your own, made on first use."
+        ),
+    ] = None,
+) -> None:
+    """Sign a saved run: any later change of it is found and named by codevision audit.
+
+    Whoever has a key can sign any file with it, a changed one too: give others your public key on another way, and let them
+    audit with --require-signer.
+    """
+    from kernel_agent.audit.keys import default_key, load_signer, make_key
+    from kernel_agent.audit.seal import sign_file
+    from kernel_agent.errors import CodeVisionError
+
+    try:
+        path = key or default_key()
+        if key is None and not path.exists():
+            make_key(path)
+            print(f"A new key, {path}, signs your runs from now on (codevision ask too).", file=sys.stderr)
+        signer = load_signer(path)
+        seal = sign_file(notebook, signer)
+    except (CodeVisionError, OSError) as error:
+        _fail(error)
+    for name in seal.signers:
+        print(f"signer {name}{'  (this key)' if name == signer.public_key.keyid else ''}")
+    print(f"head   {seal.head}")
+
+
+def own_signer(wanted: bool | None) -> CryptoSigner | None:
+    """The user's signer; None where none is wanted, or where there is none and none was asked for. Raises InputError."""
+    from kernel_agent.audit.keys import default_key, load_signer
+
+    path = Path(os.environ.get(KEY_VARIABLE) or default_key())
+    if wanted is False or (wanted is None and not path.exists()):
+        return None
+    return load_signer(path)
+
+
+def sign_run(trajectory: Trajectory, signer: CryptoSigner | None) -> None:
+    """Sign a run that has ended."""
+    if signer is not None and trajectory.path is not None:
+        from kernel_agent.audit.seal import sign_file
+
+        sign_file(trajectory.path, signer)
+
+
+def _fail(error: Exception) -> NoReturn:
+    print(f"codevision: {error}", file=sys.stderr)
+    raise typer.Exit(1) from error
