@@ -372,6 +372,8 @@ def export(
 
 app.command(help=cli_audit.HELP)(cli_audit.audit)
 app.command()(cli_evidence.sign)
+app.command()(cli_evidence.bundle)
+app.command()(cli_evidence.diff)
 
 
 @app.command()

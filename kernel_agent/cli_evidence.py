@@ -1,4 +1,4 @@
-"""`codevision sign` and what `codevision ask` signs by itself: thin faces on audit/."""
+"""`codevision sign`, `bundle`, `diff`, and what `codevision ask` signs by itself: thin faces on audit/."""
 
 from __future__ import annotations
 
@@ -49,6 +49,49 @@ def sign(
     print(f"head   {seal.head}")
 
 
+def bundle(
+    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Zip file to write.")],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
+) -> None:
+    """Put a run, its images and versions into one file that codevision audit checks on any machine."""
+    from kernel_agent.audit.bundle import write_bundle
+    from kernel_agent.errors import CodeVisionError
+
+    try:
+        names = write_bundle(notebook, output, force=force)
+    except (CodeVisionError, OSError) as error:
+        _fail(error)
+    print(f"{output}: {len(names)} files")
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(help="A saved run.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page with the pictures side by side; it is inert.")] = None,
+) -> None:
+    """Show what two runs have not in common: cells and outputs through nbdime, pictures by their pixels.
+
+    Exit code: 0 nothing, 1 something.
+    """
+    from kernel_agent.audit.diff import diff_runs
+    from kernel_agent.errors import CodeVisionError
+    from kernel_agent.session.outputs import clean_text
+
+    try:
+        found = diff_runs(first, second)
+        if html is not None:
+            from kernel_agent.audit.html import diff_page
+
+            html.write_text(diff_page(first.name, second.name, found.text, found.images), encoding="utf-8")
+    except (CodeVisionError, OSError) as error:
+        _fail(error, 2)
+    print(clean_text(found.text), end="")
+    for image in found.images:
+        print(clean_text(f"{image.what}: {image.how}"))
+    raise typer.Exit(1 if found.text or found.images else 0)
+
+
 def own_signer(wanted: bool | None) -> CryptoSigner | None:
     """The user's signer; None where none is wanted, or where there is none and none was asked for. Raises InputError."""
     from kernel_agent.audit.keys import default_key, load_signer
@@ -67,6 +110,6 @@ def sign_run(trajectory: Trajectory, signer: CryptoSigner | None) -> None:
         sign_file(trajectory.path, signer)
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(error: Exception, code: int = 1) -> NoReturn:
     print(f"codevision: {error}", file=sys.stderr)
-    raise typer.Exit(1) from error
+    raise typer.Exit(code) from error

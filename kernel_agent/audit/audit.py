@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from kernel_agent.audit.beside import check_journal
+from kernel_agent.audit.bundle import NOTEBOOK, is_bundle, read_bundle, with_members
 from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
 from kernel_agent.audit.rerun import RerunOptions, rerun
 from kernel_agent.audit.said import check_record
@@ -48,13 +49,15 @@ async def audit_file(
     expected: Expected = Expected(),
     pool: KernelPool | None = None,
 ) -> tuple[Report, Trajectory | None]:
-    """Audit a notebook; returns the run too, where it could be read. Raises InputError as `audit` does."""
+    """Audit a notebook or a bundle; returns the run too, where it could be read. Raises InputError as `audit` does."""
     source = Path(path)
     try:
-        data = _read(source)
+        data = read_bytes(source)
     except TrajectoryError as error:
         return Report(name=source.name, run_id="", findings=(_refused(str(error)),)), None
     report, trajectory = await audit_bytes(data, source.name, options, expected=expected, pool=pool)
+    if is_bundle(data):
+        return report, trajectory
     beside = check_journal(source, trajectory)
     return replace(report, findings=(*report.findings, *beside)), trajectory
 
@@ -67,16 +70,28 @@ async def audit_bytes(
     expected: Expected = Expected(),
     pool: KernelPool | None = None,
 ) -> tuple[Report, Trajectory | None]:
-    """Audit the bytes of a notebook."""
-    report, trajectory = _opened(data, name, options, expected)
+    """Audit the bytes of a notebook or of a bundle."""
+    opened = _unpacked if is_bundle(data) else _opened
+    report, trajectory = opened(data, name, options, expected)
+    report = replace(report, sha256=hashlib.sha256(data).hexdigest())
     if trajectory is None:
         return report, None
     return await _audit(trajectory, options, pool, report), trajectory
 
 
+def _unpacked(data: bytes, name: str, options: RerunOptions, expected: Expected) -> tuple[Report, Trajectory | None]:
+    """As `_opened`, of a bundle."""
+    try:
+        held, found = read_bundle(data, name)
+    except TrajectoryError as error:
+        return Report(name=name, run_id="", findings=(_refused(str(error)),)), None
+    report, trajectory = _opened(held[NOTEBOOK], name, options, expected)
+    return with_members(report, trajectory, held, found), trajectory
+
+
 def _opened(data: bytes, name: str, options: RerunOptions, expected: Expected) -> tuple[Report, Trajectory | None]:
     """The run in these bytes, and what its seal and its cells say; no run where it cannot be read."""
-    report = Report(name=name, run_id="", sha256=hashlib.sha256(data).hexdigest())
+    report = Report(name=name, run_id="")
     findings: list[Finding] = []
     try:
         parsed = _safely(lambda: notebook.parse(data, name), name)
@@ -113,7 +128,8 @@ def _safely(work: Callable[[], T], name: str) -> T:
         raise TrajectoryError(f"{name} cannot be read: {type(error).__name__}: {error}"[:500]) from error
 
 
-def _read(source: Path) -> bytes:
+def read_bytes(source: Path) -> bytes:
+    """The bytes of a file that is to be audited. TrajectoryError where there is none, or it is too large."""
     try:
         with source.open("rb") as file:
             data = file.read(MAX_BYTES + 1) if source.is_file() else b""

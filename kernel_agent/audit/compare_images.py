@@ -97,7 +97,8 @@ def compare_image(
         return _compare_lossy(recorded, held, again, same, facts)
     if held.size != again.size:
         how = f"{held.width}x{held.height} against {again.width}x{again.height} pixels"
-        return Comparison(what=name, verdict=Verdict.DIFFERS, how=how, texts=facts)
+        shown = sides(held, again) if pictures else ()
+        return Comparison(what=name, verdict=Verdict.DIFFERS, how=how, pictures=shown, texts=facts)
     far = distance(held, again)
     modes = "" if held.mode == again.mode else f"; {held.mode} against {again.mode}"
     if not modes and far.largest <= tolerance:
@@ -138,6 +139,18 @@ def compare_lineage(recorded: KernelImage, replayed: KernelImage) -> Comparison:
     return Comparison(
         what=f"lineage of {recorded.name}", verdict=Verdict.DIFFERS, texts=(_lineage(*one), _lineage(*other))
     )
+
+
+def sides(*pictures: Image.Image) -> tuple[bytes, ...]:
+    """PNG files of pictures that cannot be laid over each other; at most `_SIDE` pixels a side."""
+    from PIL import Image
+
+    small = []
+    for picture in pictures:
+        copy = picture.convert("RGB")
+        copy.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        small.append(encode_png(copy))
+    return tuple(small)
 
 
 def draw(first: Image.Image, second: Image.Image) -> tuple[bytes, ...]:

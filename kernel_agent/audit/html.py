@@ -46,18 +46,32 @@ td,th{border-color:#343a40}.s,figcaption{color:#9aa4ae}}
 
 def to_html(report: Report, trajectory: Trajectory | None = None) -> str:
     """The page. With the trajectory it also shows questions, answers and small pictures of the images."""
-    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     body = [_head(report), _findings(report)]
     if trajectory is not None:
         body.append(_run(trajectory))
     if report.rerun is not None:
         body += _cells(report, trajectory)
+    return _page(f"Audit of {report.name}", body)
+
+
+def diff_page(first: str, second: str, text: str, images: Iterable[Comparison]) -> str:
+    """What two runs have not in common."""
+    found = list(images)
+    pictures = [_comparison(item, ("first", "second")) for item in found[:_COMPARISONS]]
+    title = f"{first} and {second}"
+    same = "<p>The pictures are the same.</p>" if not found else _more(len(found) - _COMPARISONS, "pictures")
+    head = f"<h1>{_text(title)}</h1><h2>Pictures</h2>"
+    return _page(title, [head, *pictures, same, f"<h2>Cells</h2><pre>{_text(text, 100_000) or 'the same'}</pre>"])
+
+
+def _page(title: str, body: Iterable[str]) -> str:
+    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width"><meta name="referrer" content="no-referrer">'
-        f"<title>Audit of {_text(report.name)}</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
 
 
@@ -137,20 +151,20 @@ def _cell(cell: CellVerdict, images: list[KernelImage]) -> str:
     return "".join([*parts, "</section>"])
 
 
-def _comparison(item: Comparison) -> str:
+def _comparison(item: Comparison, sides: tuple[str, str] = ("recorded", "again")) -> str:
     out = [
         f"<p>{_mark(str(item.verdict), _kind(item.verdict))} <strong>{_text(item.what)}</strong> {_text(item.how)}</p>"
     ]
     if item.pictures:
-        titles = ("recorded", "again", "difference in red")
+        titles = (*sides, "difference in red")
         figures = (_figure(data, title) for data, title in zip(item.pictures, titles, strict=False))
         out.append(f'<div class="three">{"".join(figures)}</div>')
     if any(item.texts):
-        sides = (
+        two = (
             f'<div><span class="s">{title}</span><pre>{_text(text)}</pre></div>'
-            for title, text in zip(("recorded", "again"), item.texts, strict=True)
+            for title, text in zip(sides, item.texts, strict=True)
         )
-        out.append(f'<div class="two">{"".join(sides)}</div>')
+        out.append(f'<div class="two">{"".join(two)}</div>')
     return "".join(out)
 
 
@@ -198,13 +212,11 @@ def _more(count: int, what: str) -> str:
     return f'<p class="s">… {count} more {what}: all are in the JSON report.</p>' if count > 0 else ""
 
 
-def _text(value: str) -> str:
+def _text(value: str, most: int = _CHARACTERS) -> str:
     """Escaped, cut, without characters that turn text around or that no page may hold."""
     from kernel_agent.session.outputs import clean_text
 
-    cut = value[:_CHARACTERS] + (
-        f"\n[… {len(value) - _CHARACTERS} more characters]" if len(value) > _CHARACTERS else ""
-    )
+    cut = value[:most] + (f"\n[… {len(value) - most} more characters]" if len(value) > most else "")
     plain = "".join("\ufffd" if char in _TURNING else char for char in clean_text(cut))
     return html.escape(plain, quote=True)
 
