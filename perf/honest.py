@@ -102,7 +102,7 @@ async def make_one(
     """One saved run of these cells."""
     replies = [f"I look.\n```python\n{code}\n```" for code in cells]
     agent = Agent(
-        ScriptedModel([*replies, "The answer is 7."]),
+        ScriptedModel([*replies, "<answer>7</answer>"]),
         protocol="fenced",
         budget=Budget(steps=len(cells) + 1, cell_seconds=1.0 if number % 10 == 9 else 60.0),
         encoding=ImageEncoding(notebook="jpeg", view="jpeg") if jpeg else ImageEncoding(),

@@ -14,21 +14,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import orjson
+
 from kernel_agent.audit.beside import check_journal
 from kernel_agent.audit.bundle import NOTEBOOK, is_bundle, read_bundle, with_members
 from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
-from kernel_agent.audit.rerun import RerunOptions, rerun
+from kernel_agent.audit.rerun import RerunOptions, check_isolation, rerun
 from kernel_agent.audit.said import check_record
-from kernel_agent.audit.seal import Expected, check_seal
+from kernel_agent.audit.seal import Expected, Seal, check_seal
 from kernel_agent.audit.shown import check_shown
 from kernel_agent.audit.verdicts import Rerun
-from kernel_agent.errors import TrajectoryError
+from kernel_agent.errors import CodeVisionError, TrajectoryError
 from kernel_agent.trajectory import Trajectory, notebook
 
 if TYPE_CHECKING:
     from kernel_agent.session import KernelPool
 
 T = TypeVar("T")
+_CONTRADICTIONS = (AttributeError, CodeVisionError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+"""What a record that was read, but does not fit together, can make of a check. Our own faults show in tests of honest runs."""
 
 MAX_BYTES = 1 << 30
 """Largest notebook that is read."""
@@ -98,24 +102,40 @@ def _opened(data: bytes, name: str, options: RerunOptions, expected: Expected) -
         seal, findings = check_seal(parsed, expected)
         report = replace(report, seal=seal, signer_expected=bool(expected.signers))
         trajectory = _safely(lambda: Trajectory(notebook.read(parsed, name)), name)
-        findings += check_shown(parsed, trajectory, max_pixels=options.max_pixels)
     except TrajectoryError as error:
-        return replace(report, findings=(_refused(str(error)), *findings)), None
+        seal, found = _sealed_at_least(data, expected)
+        return replace(report, seal=seal, findings=(_refused(str(error)), *(findings or found))), None
+    try:
+        findings += check_shown(parsed, trajectory, max_pixels=options.max_pixels)
+    except _CONTRADICTIONS as error:
+        findings.append(_contradiction("cells", error))
     return replace(report, run_id=trajectory.run_id, findings=tuple(findings)), trajectory
 
 
 async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool | None, report: Report) -> Report:
     """The report, with what the record and the code say added."""
+    check_isolation(options.kernel if pool is None else pool.kernel, unsafe=options.unsafe or not options.code)
     began = time.perf_counter()
     again: Rerun | None = None
     findings = list(report.findings)
     try:
         findings += check_record(trajectory, max_pixels=options.max_pixels)
+    except _CONTRADICTIONS as error:
+        findings.append(_contradiction("record", error))
+    try:
         again = await rerun(trajectory, options, pool=pool)
         findings += of_rerun(again)
-    except TrajectoryError as error:
-        findings.append(_refused(str(error)))
+    except _CONTRADICTIONS as error:
+        findings.append(_contradiction("code", error))
     return replace(report, findings=tuple(findings), rerun=again, seconds=time.perf_counter() - began)
+
+
+def _sealed_at_least(data: bytes, expected: Expected) -> tuple[Seal | None, list[Finding]]:
+    """What the seal says of a notebook that is no run any more."""
+    try:
+        return check_seal(orjson.loads(data), expected)
+    except _CONTRADICTIONS:
+        return None, []
 
 
 def _safely(work: Callable[[], T], name: str) -> T:
@@ -141,6 +161,12 @@ def read_bytes(source: Path) -> bytes:
             " with lossy images"
         )
     return data
+
+
+def _contradiction(field: str, error: Exception) -> Finding:
+    told = str(error) if isinstance(error, CodeVisionError) else f"{type(error).__name__}: {error}"
+    message = f"the record does not fit together: {told}"[:500]
+    return Finding(check="reading", outcome=Outcome.FAILS, cell="run", field=field, message=message)
 
 
 def _refused(message: str) -> Finding:

@@ -8,13 +8,15 @@ pixels are identical whatever wrote them. Lossy images are compared through the 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel_agent.audit.verdicts import Comparison, Verdict
+from kernel_agent.environment import environment
 from kernel_agent.errors import ImageError
-from kernel_agent.session.images_view import encode_jpeg, encode_png, normalise, pixel_sha256
-from kernel_agent.types import KernelImage
+from kernel_agent.session.images_view import encode_jpeg, encode_png, normalise, over_white, pixel_sha256
+from kernel_agent.types import Json, KernelImage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -122,6 +124,42 @@ def _compare_lossy(
     how = f"same exact pixels; the lossy files: {far}"
     verdict = Verdict.WITHIN_TOLERANCE if far.mean <= LOSSY_MEAN else Verdict.DIFFERS
     return Comparison(what=name, verdict=verdict, how=how, pictures=draw(held, lossy), texts=facts)
+
+
+def view_problem(image: KernelImage, whole: Image.Image, header: Mapping[str, Json], *, max_pixels: int) -> str | None:
+    """Why the view that the model was shown is no picture of the image with these pixels; None where it is."""
+    from PIL import Image
+
+    from kernel_agent.session.images import decode_output
+
+    try:
+        shown = decode_output(image.view, max_pixels)
+    except ImageError as error:
+        return f"it cannot be compared: {error}"
+    if shown.size != image.view_size:
+        return f"it is {shown.width}x{shown.height} px, the record says {image.view_size[0]}x{image.view_size[1]}"
+    again = over_white(whole).resize(shown.size, Image.Resampling.LANCZOS)
+    if lossy := image.view_mime == "image/jpeg":
+        again = _through_jpeg(again)
+    far = distance(again, shown)
+    if far.largest == 0 or (far.mean <= LOSSY_MEAN and (lossy or not _same_pillow(header))):
+        return None
+    return f"it is not the scaled image: {far}"
+
+
+def compare_view(
+    recorded: KernelImage, replayed: KernelImage, header: Mapping[str, Json], *, max_pixels: int
+) -> Comparison:
+    """The view of a lossy image against the exact pixels that the code gives again."""
+    problem = view_problem(recorded, _pixels(replayed), header, max_pixels=max_pixels)
+    verdict = Verdict.IDENTICAL if problem is None else Verdict.DIFFERS
+    return Comparison(what=f"view of {recorded.name}", verdict=verdict, how=problem or "")
+
+
+def _same_pillow(header: Mapping[str, Json]) -> bool:
+    then = header.get("environment")
+    packages = then.get("packages") if isinstance(then, Mapping) else None
+    return isinstance(packages, Mapping) and packages.get("pillow") == environment()["packages"].get("pillow")
 
 
 def _through_jpeg(image: Image.Image) -> Image.Image:

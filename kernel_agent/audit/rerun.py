@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kernel_agent.audit.compare_images import compare_image, compare_input, compare_lineage
+from kernel_agent.audit.compare_images import compare_image, compare_input, compare_lineage, compare_view
 from kernel_agent.audit.compare_text import compare_outputs
 from kernel_agent.audit.sources import Source, drawn_on, shared, sources, words_of, written
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Rerun, Verdict, worst
@@ -287,6 +287,8 @@ class _Run:
                 )
             )
             compared.append(compare_lineage(old, new))
+            if not old.lossless and old.view != old.data and old.pixel_sha256 == new.pixel_sha256:
+                compared.append(compare_view(old, new, self.header, max_pixels=options.max_pixels))
         for image in cell.images[len(again.images) :]:
             how = "the record has it, the code does not show it"
             compared.append(Comparison(what=image.name, verdict=Verdict.MISSING, how=how))

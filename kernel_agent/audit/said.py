@@ -8,14 +8,16 @@ this again, and what another version of this package would have made of the same
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kernel_agent import prompts
+from kernel_agent.audit.compare_images import view_problem
 from kernel_agent.audit.finding import Finding, Outcome
+from kernel_agent.errors import ImageError
 from kernel_agent.protocols import PROTOCOLS, Protocol
 from kernel_agent.session.cells import cell_source
+from kernel_agent.session.images import load_image
 from kernel_agent.types import (
     Answer,
     Json,
@@ -32,9 +34,6 @@ from kernel_agent.types import (
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory, Turn
 
-_VIEW_MEAN = 1.0
-"""Mean difference (of 255) up to which a view counts as that of its image: other versions of Pillow scale and round otherwise."""
-
 
 def check_record(trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
     """All contradictions in what the model saw and said."""
@@ -42,10 +41,20 @@ def check_record(trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
     found = list(_steps(trajectory, outcome))
     found += _answers(trajectory, outcome)
     for image in trajectory.images:
-        if (message := _view_problem(image, trajectory.header, max_pixels)) is not None:
+        if (message := _view(image, trajectory.header, max_pixels)) is not None:
             where = "input" if image.origin == "input" else image.origin
             found.append(_finding(Outcome.FAILS, where, f"view of {image.name}", message))
     return found
+
+
+def _view(image: KernelImage, header: Mapping[str, Json], max_pixels: int) -> str | None:
+    """What is wrong with a view. That of a lossy image was made of pixels that only re-execution has."""
+    if image.view == image.data or not image.lossless:
+        return None
+    try:
+        return view_problem(image, load_image(image.data, max_pixels=max_pixels).pil, header, max_pixels=max_pixels)
+    except ImageError as error:
+        return f"it cannot be compared: {error}"
 
 
 def same_version(header: Mapping[str, Json]) -> bool:
@@ -156,45 +165,3 @@ def _answers(trajectory: Trajectory, outcome: Outcome) -> Iterator[Finding]:
         given = action.text if isinstance(action, Answer) and turn.stop_reason is StopReason.ANSWER else None
         if turn.answer != given:
             yield _finding(outcome, f"turn {number + 1}", "answer", "it is not the answer of the turn's last message")
-
-
-def _view_problem(image: KernelImage, header: Mapping[str, Json], max_pixels: int) -> str | None:
-    """Why the view is not a picture of the image; None where it is."""
-    if image.view is image.data or image.view == image.data:
-        return None
-    import numpy as np
-    from PIL import Image
-
-    from kernel_agent.errors import ImageError
-    from kernel_agent.session.images import LoadedImage, decode_output, load_image
-    from kernel_agent.session.images_view import ViewBounds, encode_jpeg, make_view
-
-    try:
-        whole: LoadedImage = load_image(image.data, max_pixels=max_pixels)
-        shown = decode_output(image.view, max_pixels)
-    except ImageError as error:
-        return f"it cannot be compared: {error}"
-    if shown.size != image.view_size:
-        return f"it is {shown.width}x{shown.height} px, the record says {image.view_size[0]}x{image.view_size[1]}"
-    bounds = ViewBounds(min_pixels=1, max_pixels=2**40, max_side=2**31)
-    flat = make_view(whole.pil, b"", "", bounds).data
-    with Image.open(io.BytesIO(flat)) as picture:
-        again = picture.convert("RGB").resize(shown.size, Image.Resampling.LANCZOS)
-    if image.view_mime == "image/jpeg":
-        with Image.open(io.BytesIO(encode_jpeg(again))) as picture:
-            again = picture.convert("RGB")
-    gap = np.abs(np.asarray(again, np.int16) - np.asarray(shown.convert("RGB"), np.int16))
-    limit = _VIEW_MEAN if image.lossless else 3 * _VIEW_MEAN
-    if not gap.any() or (image.view_mime == "image/jpeg" and gap.mean() <= limit):
-        return None
-    if not _same_pillow(header) and gap.mean() <= limit:
-        return None
-    return f"it is not the scaled image: {int((gap.max(axis=2) > 0).sum())} pixels differ, by up to {int(gap.max())} of 255"
-
-
-def _same_pillow(header: Mapping[str, Json]) -> bool:
-    from kernel_agent.environment import environment
-
-    then = header.get("environment")
-    packages = then.get("packages") if isinstance(then, Mapping) else None
-    return isinstance(packages, Mapping) and packages.get("pillow") == environment()["packages"].get("pillow")
