@@ -152,13 +152,14 @@ def read_bytes(source: Path) -> bytes:
     """The bytes of a file that is to be audited. TrajectoryError where there is none, or it is too large."""
     try:
         with source.open("rb") as file:
-            data = file.read(MAX_BYTES + 1) if source.is_file() else b""
+            size = os.fstat(file.fileno()).st_size if source.is_file() else 0
+            data = file.read(MAX_BYTES) if 0 < size <= MAX_BYTES else b""
     except OSError as error:
         raise TrajectoryError(f"{source} cannot be read: {error.strerror}: give the path of a saved run") from error
-    if len(data) > MAX_BYTES:
+    if size > MAX_BYTES:
         raise TrajectoryError(
-            f"{source.name} has more than {MAX_BYTES:,} bytes, the most that an audit reads: split the run, or save it"
-            " with lossy images"
+            f"{source.name} has {size:,} bytes, and an audit reads {MAX_BYTES:,} at most: split the run, or save it with"
+            " lossy images"
         )
     return data
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import orjson
@@ -12,7 +15,7 @@ from forging import record
 from PIL import Image
 from typer.testing import CliRunner
 
-from kernel_agent.audit.audit import audit_file
+from kernel_agent.audit.audit import MAX_BYTES, audit_file
 from kernel_agent.audit.batch import audit_folder
 from kernel_agent.audit.finding import Outcome
 from kernel_agent.audit.html import to_html
@@ -95,6 +98,54 @@ def test_a_notebook_made_to_harm_gives_a_finding_and_no_exception(notebook: Path
     to_html(report, trajectory)
     assert report.exit_code == 1
     assert any(told in finding.message or told in finding.field for finding in report.findings)
+
+
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.ipynb"
+    with huge.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    report, trajectory = run_blocking(audit_file(huge))
+    assert (report.exit_code, trajectory) == (1, None)
+    assert "1,073,741,825 bytes" in report.findings[0].message
+
+
+def test_a_record_that_does_not_fit_together_gives_a_finding(notebook: Path) -> None:
+    run = orjson.loads(notebook.read_bytes())
+    record = next(cell for cell in run["cells"] if cell["id"] == "step-1")["metadata"]["codevision"]["record"]
+    record["step"]["cell"]["outputs"][0]["index"] = 99
+    notebook.write_bytes(orjson.dumps(run))
+    report, _ = run_blocking(audit_file(notebook))
+    assert report.exit_code == 1
+    assert ("run", "record") in {(finding.cell, finding.field) for finding in report.findings}
+
+
+def test_versions_that_are_not_as_recorded_are_told_and_pixels_still_count(notebook: Path) -> None:
+    run = orjson.loads(notebook.read_bytes())
+    packages = run["metadata"]["codevision"]["header"]["environment"]["packages"]
+    packages.update(pillow="1.0", matplotlib="2.0")
+    cell = next(cell for cell in run["cells"] if cell["id"] == "step-1")
+    (output,) = cell["outputs"]
+    with Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"]))) as picture:
+        again = io.BytesIO()
+        picture.save(again, "PNG", compress_level=0)  # as another Pillow writes it
+    output["data"]["image/png"] = base64.b64encode(again.getvalue()).decode()
+    notebook.write_bytes(orjson.dumps(run))
+    report, trajectory = run_blocking(audit_file(notebook))
+    assert report.findings == ()
+    assert report.rerun is not None
+    assert report.rerun.environment["pillow"][0] == "1.0"
+    assert "pillow: 1.0, here" in to_html(report, trajectory)
+
+
+@pytest.mark.browser
+def test_the_report_of_a_hostile_run_does_nothing_in_a_browser(notebook: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(to_html(*run_blocking(audit_file(notebook))))
+    given = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(["chromium", *given], capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>Audit of run.ipynb</title>" in done.stdout
+    assert "&lt;script&gt;" in done.stdout
+    assert "<script" not in done.stdout
 
 
 def test_a_folder_is_continued_where_it_was_left(notebook: Path, tmp_path: Path) -> None:
