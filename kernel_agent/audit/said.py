@@ -9,6 +9,7 @@ this again, and what another version of this package would have made of the same
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_agent import prompts
@@ -19,7 +20,9 @@ from kernel_agent.protocols import PROTOCOLS, Protocol
 from kernel_agent.session.cells import cell_source
 from kernel_agent.session.images import load_image
 from kernel_agent.types import (
+    Action,
     Answer,
+    Event,
     Json,
     KernelImage,
     Malformed,
@@ -81,13 +84,14 @@ def _steps(trajectory: Trajectory, outcome: Outcome) -> Iterator[Finding]:
             Outcome.UNCHECKED, "run", "protocol", f"no protocol {name!r:.80} here: messages were not read again"
         )
         return
+    decided = _decisions(trajectory)
     before: Step | None = None
     for step in trajectory.steps:
         assert protocol is not None
-        where = f"step {step.index + 1}"
-        protocol = _reader(protocol, step, len(known))
+        where, decision = f"step {step.index + 1}", decided.get(step.index)
+        protocol = _reader(protocol, step, len(known), decision)
         parsed = protocol.parse(step.completion, images=len(known))
-        if parsed.action != step.action:
+        if _as_decided(parsed.action, decision) != step.action:
             message = "the completion as written gives another action"
             yield _finding(outcome, where, "action", message)
         elif parsed.thought != step.thought:
@@ -96,7 +100,7 @@ def _steps(trajectory: Trajectory, outcome: Outcome) -> Iterator[Finding]:
             action = step.action
             if not isinstance(action, RunCode) or cell_source(action.code, action.image_index) != step.cell.source:
                 yield _finding(outcome, where, "code", "the cell that ran is not the code of the action")
-        if (expected := _report(step, known)) is not None and step.observation is not None:
+        if (expected := _report(step, known, decision)) is not None and step.observation is not None:
             told = step.observation.content
             if told[: len(expected)] != expected or not _notices(told[len(expected) :]):
                 yield _finding(outcome, where, "observation", "what the model was told is not what the cell showed")
@@ -112,17 +116,39 @@ def _made(image: KernelImage, steps: Sequence[Step]) -> bool:
     return any(image.index == other.index for step in steps for other in step.images)
 
 
-def _reader(usual: Protocol, step: Step, images: int) -> Protocol:
+def _decisions(trajectory: Trajectory) -> dict[int, Event]:
+    """What a person decided about the code of a step, where it was not run as written."""
+    kinds = ("code_edited", "refused")
+    return {
+        step: event
+        for event in trajectory.events
+        if event.kind in kinds and (step := event.data.get("step")) is not None
+    }
+
+
+def _as_decided(action: Action, decision: Event | None) -> Action:
+    """The action that a person left of the model's."""
+    if decision is None or decision.kind != "code_edited" or not isinstance(action, RunCode):
+        return action
+    return replace(action, code=str(decision.data["ran"])) if action.code == decision.data["written"] else action
+
+
+def _reader(usual: Protocol, step: Step, images: int, decision: Event | None) -> Protocol:
     """The protocol that reads the recorded action from this completion: a later turn may have used another than the first."""
     for protocol in (usual, *PROTOCOLS.values()):
-        if protocol.parse(step.completion, images=images).action == step.action:
+        if _as_decided(protocol.parse(step.completion, images=images).action, decision) == step.action:
             return protocol
     return usual
 
 
-def _report(step: Step, known: Sequence[KernelImage]) -> tuple[Part, ...] | None:
+def _report(step: Step, known: Sequence[KernelImage], decision: Event | None) -> tuple[Part, ...] | None:
+    """What goes back for a step; None where nothing does."""
+    if decision is not None and decision.kind == "refused":
+        return prompts.refused_report(str(decision.data.get("reason", "")))
     if step.cell is not None:
-        return prompts.cell_report(step.cell, known)
+        edited = decision is not None and isinstance(step.action, RunCode)
+        code = step.action.code if isinstance(step.action, RunCode) else ""
+        return (*prompts.edited_report(code, edited), *prompts.cell_report(step.cell, known))
     return prompts.malformed_report(step.action) if isinstance(step.action, Malformed) else None
 
 

@@ -15,6 +15,7 @@ from kernel_agent.audit.said import check_record
 from kernel_agent.models.scripted import ScriptedModel
 from kernel_agent.protocols import PROTOCOLS
 from kernel_agent.session.images_view import ViewBounds
+from kernel_agent.steering import Decision
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.trajectory.state import State
 from kernel_agent.types import ImageEncoding, RunCode, Step, TextPart
@@ -55,6 +56,31 @@ async def test_an_honest_record_follows_from_itself(protocol: str, picture: Imag
 
 async def test_lossy_views_are_those_of_their_images(picture: Image.Image) -> None:
     assert _problems(await _run("native", picture, jpeg=True)) == []
+
+
+class _Person:
+    """Changes the first code and refuses the second."""
+
+    async def before_model(self, step: int) -> None:
+        """Nothing."""
+
+    async def before_code(self, step: int, action: RunCode) -> Decision | None:
+        return Decision(code="image_0.size" if step == 0 else None, reason="not that", by="ann")
+
+
+async def test_code_that_a_person_changed_or_refused_fits_what_was_decided(picture: Image.Image) -> None:
+    model = ScriptedModel(["```python\n1\n```", "```python\n2\n```", "<answer>7</answer>"])
+    conversation = Agent(model, protocol="fenced").converse((picture,))
+    run = await conversation.ask("How many?", steering=_Person())
+    await conversation.aclose()
+    assert [event.kind for event in run.events if event.kind in ("code_edited", "refused")] == [
+        "code_edited",
+        "refused",
+    ]
+    assert _problems(run) == []
+    said = [replace(event, data={**event.data, "ran": "3", "reason": "x"}) for event in run.events]
+    lied = Trajectory(replace(run._state, events=said))
+    assert set(_problems(lied)) >= {("step 1", "action"), ("step 2", "observation")}
 
 
 def _with(run: Trajectory, index: int, change: Callable[[Step], Step]) -> Trajectory:
