@@ -79,10 +79,8 @@ def continue_trajectory(
     recorded there from now on, else to where it was recorded before.
     """
     check_question(question)
-    if model is None and base_url is None:
-        model, base_url = _recorded_model(trajectory.model)
     options = {**_recorded_options(trajectory.header), **options}
-    agent = Agent(choose_model(model, base_url=base_url, api_key=api_key), **options)
+    agent = Agent(recorded_model(trajectory, model, base_url, api_key=api_key), **options)
     trajectory.close()
     if save_to is not None:
         trajectory.record_to(save_to, force=force)
@@ -159,6 +157,15 @@ def choose_model(model: str | Model | None, *, base_url: str | None = None, api_
     if model is None or model == "embedded":
         return models.embedded()
     return models.TransformersModel(model)
+
+
+def recorded_model(
+    trajectory: Trajectory, model: str | Model | None = None, base_url: str | None = None, *, api_key: str | None = None
+) -> Model:
+    """The model meant, by default the one that a trajectory was made with. InputError where that cannot be had again."""
+    if model is None and base_url is None:
+        model, base_url = _recorded_model(trajectory.model)
+    return choose_model(model, base_url=base_url, api_key=api_key)
 
 
 def _recorded_model(model: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -55,6 +57,13 @@ def audit(
         bool, typer.Option("--unsafe-no-sandbox", help="Run the record's code with your own rights.")
     ] = False,
     memory: Annotated[int, typer.Option(min=256, help="Memory of the kernel and its processes, in MiB.")] = 4096,
+    replay_model: Annotated[
+        bool, typer.Option("--replay-model", help="Ask the model every request again, and tell where it first differs.")
+    ] = False,
+    base_url: Annotated[str | None, typer.Option(help="For --replay-model: its server.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="For --replay-model: its name or checkpoint, by default as recorded.")
+    ] = None,
     results: Annotated[
         Path | None,
         typer.Option(help="For a folder: JSON lines, continued where they exist. Default: FOLDER-audit.jsonl here."),
@@ -79,11 +88,14 @@ def audit(
         )
         expected = Expected(signers=tuple(pinned(key) for key in require_signer or ()), head=head.lower())
         if target.is_dir():
-            if html is not None:
-                raise typer.BadParameter("--html is the report of one run: give a notebook, or leave it out.")
+            if html is not None or replay_model:
+                raise typer.BadParameter(
+                    "--html and --replay-model are for one run: give a notebook, or leave them out."
+                )
             code = _folder(target, results, options, expected, jobs, as_json)
         else:
-            code = _file(target, options, expected, html, as_json)
+            asked = (model, base_url) if replay_model else None
+            code = _file(target, options, expected, asked, html, as_json)
     except KeyboardInterrupt:
         _fail("Interrupted.", as_json, 130)
     except (CodeVisionError, OSError) as error:
@@ -103,11 +115,28 @@ def _kernel(isolation: str, unsafe: bool, memory: int) -> Any:
     return KernelOptions(isolation=level, memory_mb=memory)
 
 
-def _file(path: Path, options: RerunOptions, expected: Expected, page: Path | None, as_json: bool) -> int:
+def _file(
+    path: Path,
+    options: RerunOptions,
+    expected: Expected,
+    asked: tuple[str | None, str | None] | None,
+    page: Path | None,
+    as_json: bool,
+) -> int:
     from kernel_agent.audit.audit import audit_file
     from kernel_agent.blocking import run_blocking
+    from kernel_agent.errors import InputError
 
     report, trajectory = run_blocking(audit_file(path, options, expected=expected))
+    if asked is not None and trajectory is not None:
+        from kernel_agent.api import recorded_model
+        from kernel_agent.audit.exchanges import replay
+
+        if asked == (None, None) and trajectory.model.get("kind") == "openai":  # no file chooses whom we tell what
+            raise InputError("--replay-model: give the server to ask with --base-url")
+        live = recorded_model(trajectory, *asked, api_key=os.environ.get("CODEVISION_API_KEY") or None)
+        again = run_blocking(replay(trajectory, live))
+        report = replace(report, findings=(*report.findings, *again))
     if page is not None:
         from kernel_agent.audit.html import to_html
 

@@ -18,6 +18,7 @@ import orjson
 
 from kernel_agent.audit.beside import check_journal
 from kernel_agent.audit.bundle import NOTEBOOK, is_bundle, read_bundle, with_members
+from kernel_agent.audit.exchanges import exchanges
 from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
 from kernel_agent.audit.rerun import RerunOptions, check_isolation, rerun
 from kernel_agent.audit.said import check_record
@@ -120,6 +121,7 @@ async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool
     findings = list(report.findings)
     try:
         findings += check_record(trajectory, max_pixels=options.max_pixels)
+        report = replace(report, exchanges=tuple(exchanges(trajectory)))
     except _CONTRADICTIONS as error:
         findings.append(_contradiction("record", error))
     try:

@@ -5,7 +5,7 @@ The rule: 1 where anything fails, else 2 where anything could not be checked, el
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -64,6 +64,7 @@ class Report:
         run_id: of the run; "" where the file could not be read.
         findings: all that does not hold or could not be checked.
         seal: the seal, where there is one that can be read; `signer_expected` where its signer was compared with a known one.
+        exchanges: what the model was asked and said (see exchanges.py).
         rerun: the verdicts of the cells; None where nothing was run again.
     """
 
@@ -73,6 +74,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     seal: Seal | None = None
     signer_expected: bool = False
+    exchanges: tuple[Mapping[str, Json], ...] = ()
     rerun: Rerun | None = None
     seconds: float = 0.0
 
@@ -96,6 +98,7 @@ class Report:
             "exit_code": self.exit_code,
             "findings": [finding.as_json() for finding in self.findings],
             "seal": None if self.seal is None else self.seal.as_json(),
+            "exchanges": [dict(item) for item in self.exchanges],
             "rerun": None if self.rerun is None else self.rerun.as_json(),
             "seconds": round(self.seconds, 3),
         }

@@ -49,6 +49,7 @@ def to_html(report: Report, trajectory: Trajectory | None = None) -> str:
     body = [_head(report), _findings(report)]
     if trajectory is not None:
         body.append(_run(trajectory))
+    body.append(_exchanges(report))
     if report.rerun is not None:
         body += _cells(report, trajectory)
     return _page(f"Audit of {report.name}", body)
@@ -117,6 +118,30 @@ def _run(trajectory: Trajectory) -> str:
         if turn.answer is not None:
             out.append(f'<p class="s">Recorded answer</p><pre>{_text(turn.answer)}</pre>')
     return "".join(out)
+
+
+def _exchanges(report: Report) -> str:
+    if not report.exchanges:
+        return ""
+    columns = {
+        "Step": "step",
+        "Model": "gen_ai.response.model",
+        "Tokens in": "gen_ai.usage.input_tokens",
+        "out": "gen_ai.usage.output_tokens",
+        "Ended by": "gen_ai.response.finish_reasons",
+        "Temperature": "gen_ai.request.temperature",
+        "Seed": "gen_ai.request.seed",
+        "On the way": "codevision.events",
+        "Request, SHA-256": "codevision.request.sha256",
+    }
+    rows = []
+    for item in report.exchanges[:_CELLS]:
+        values = [item.get(key, "") for key in columns.values()]
+        texts = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
+        rows.append("<tr>" + "".join(f"<td>{_text(text[:64])}</td>" for text in texts) + "</tr>")
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    more = _more(len(report.exchanges) - _CELLS, "requests")
+    return f"<h2>What the model was asked</h2><table><tr>{head}</tr>{''.join(rows)}</table>{more}"
 
 
 def _cells(report: Report, trajectory: Trajectory | None) -> Iterable[str]:
