@@ -79,7 +79,7 @@ def continue_trajectory(
     recorded there from now on, else to where it was recorded before.
     """
     check_question(question)
-    options = {**_recorded_options(trajectory.header), **options}
+    options = {**recorded_options(trajectory.header), **options}
     agent = Agent(recorded_model(trajectory, model, base_url, api_key=api_key), **options)
     trajectory.close()
     if save_to is not None:
@@ -181,7 +181,7 @@ def _recorded_model(model: Mapping[str, Any]) -> tuple[str | None, str | None]:
     )
 
 
-def _recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
     """The agent's options a trajectory was made with; its kernel's are left out: a file must not choose its isolation."""
     from kernel_agent.session.images import ViewBounds
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kernel_agent import cli_audit, cli_evidence
+from kernel_agent import cli_audit, cli_counterfactuals, cli_evidence
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
@@ -371,6 +371,7 @@ def export(
 
 
 app.command(help=cli_audit.HELP)(cli_audit.audit)
+app.command(help=cli_counterfactuals.HELP)(cli_counterfactuals.counterfactuals)
 app.command()(cli_evidence.sign)
 app.command()(cli_evidence.bundle)
 app.command()(cli_evidence.diff)
