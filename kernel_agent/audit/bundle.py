@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kernel_agent.audit import crate
 from kernel_agent.audit.finding import Finding, Outcome, Report
 from kernel_agent.errors import TrajectoryError
 from kernel_agent.trajectory import Trajectory
@@ -34,6 +35,7 @@ _README = """A run of CodeVision: a vision-language model answered a question ab
 run.ipynb          the run: question, thoughts, code, outputs, answer, and the record of every request
 images/            every picture of it, as in the notebook
 requirements.txt   the versions it was made with
+ro-crate-metadata.json   the same for research archives (Process Run Crate)
 
 Check it:
 
@@ -66,8 +68,10 @@ def write_bundle(source: Path, target: Path, *, force: bool = False) -> list[str
 
 def members(run: Trajectory) -> dict[str, bytes]:
     """All files of a bundle that follow from its notebook, by name."""
-    images = {f"images/{image.name}.{_EXTENSIONS.get(image.mime, 'bin')}": image.data for image in run.images}
-    return {"README.txt": _README.encode(), "requirements.txt": _requirements(run.header), **images}
+    names = {image.index: f"images/{image.name}.{_EXTENSIONS.get(image.mime, 'bin')}" for image in run.images}
+    files = {"README.txt": _README.encode(), "requirements.txt": _requirements(run.header)}
+    files |= {names[image.index]: image.data for image in run.images}
+    return {**files, crate.NAME: crate.crate(run, files, names)}
 
 
 def _requirements(header: Mapping[str, Json]) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +67,34 @@ def test_a_bundle_is_audited_like_its_notebook_and_never_unpacked(notebook: Path
         assert done.exit_code == 1
         assert "\x1b[2J" not in done.output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bundle_is_a_process_run_crate(notebook: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.zip"
+    names = write_bundle(notebook, path)
+    with zipfile.ZipFile(path) as bundle:
+        crate = json.loads(bundle.read("ro-crate-metadata.json"))
+        data = bundle.read("images/image_1.png")
+    known = {item["@id"]: item for item in crate["@graph"]}
+    root = known["./"]
+    assert root["conformsTo"] == {"@id": "https://w3id.org/ro/wfrun/process/0.5"}
+    assert {item["@id"] for item in root["hasPart"]} == set(names) - {"ro-crate-metadata.json"}
+    assert known["images/image_1.png"]["sha256"] == hashlib.sha256(data).hexdigest()
+    step = known["#step-1"]
+    assert (step["@type"], step["description"]) == ("CreateAction", "image_0.rotate(90, expand=True)")
+    assert step["object"] == {"@id": "images/image_0.png"}
+    assert step["result"] == {"@id": "images/image_1.png"}
+
+    def references(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(references, value))
+        if isinstance(value, dict):
+            inner = {key: item for key, item in value.items() if key not in ("@id", "@context")}
+            own = {value["@id"]} if set(value) == {"@id"} else set()
+            return own | references(list(inner.values()))
+        return set()
+
+    assert references(crate) - known.keys() == {"https://w3id.org/ro/crate/1.1"}
 
 
 def _bomb(path: Path) -> None:
