@@ -123,6 +123,7 @@ def ask(
     started = time.perf_counter()
     path = continue_from if continue_from and output is None else output or _default_path()
     trajectory: Trajectory | None = None
+    signer = None
     try:
         from kernel_agent import api
         from kernel_agent.errors import CodeVisionError
@@ -157,8 +158,10 @@ def ask(
             write_self_contained(trajectory, path)
         cli_evidence.sign_run(trajectory, signer)
     except KeyboardInterrupt as interrupt:
+        cli_evidence.sign_what_is_there(interrupt, signer)
         _fail(interrupt, "Interrupted.", started, as_json, code=130)
     except (CodeVisionError, ValueError, OSError) as error:
+        cli_evidence.sign_what_is_there(error, signer)
         _fail(error, str(error), started, as_json)
     _report(trajectory, started, as_json=as_json, quiet=quiet)
 

@@ -110,6 +110,18 @@ def sign_run(trajectory: Trajectory, signer: CryptoSigner | None) -> None:
         sign_file(trajectory.path, signer)
 
 
+def sign_what_is_there(error: BaseException, signer: CryptoSigner | None) -> None:
+    """Sign the run that an error or an interrupt left, where it was saved; a failure to do so is told and no more."""
+    from kernel_agent.errors import CodeVisionError
+
+    trajectory = getattr(error, "trajectory", None)
+    if trajectory is not None:
+        try:
+            sign_run(trajectory, signer)
+        except CodeVisionError as failure:
+            print(f"codevision: not signed: {failure}", file=sys.stderr)
+
+
 def _fail(error: Exception, code: int = 1) -> NoReturn:
     print(f"codevision: {error}", file=sys.stderr)
     raise typer.Exit(code) from error

@@ -91,7 +91,10 @@ def _unpacked(data: bytes, name: str, options: RerunOptions, expected: Expected)
     except TrajectoryError as error:
         return Report(name=name, run_id="", findings=(_refused(str(error)),)), None
     report, trajectory = _opened(held[NOTEBOOK], name, options, expected)
-    return with_members(report, trajectory, held, found), trajectory
+    try:
+        return with_members(report, trajectory, held, found), trajectory
+    except _CONTRADICTIONS as error:
+        return replace(report, findings=(*report.findings, *found, _contradiction("bundle", error))), trajectory
 
 
 def _opened(data: bytes, name: str, options: RerunOptions, expected: Expected) -> tuple[Report, Trajectory | None]:
