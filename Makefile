@@ -123,6 +123,8 @@ screenshots: panel chromium ## pictures of the panel, into ./screenshots
 perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.steps --json perf-steps.json
 	$(BIN)/python -m perf.kernels --json perf-kernels.json
+	$(BIN)/python -m perf.tamper --json perf-tamper.json
+	$(BIN)/python -m perf.audit --json perf-audit.json
 
 clean: ## remove environments and caches
 	rm -rf $(PANEL)/node_modules $(PANEL)/lib $(PANEL)/build kernel_agent/labextension dist screenshots

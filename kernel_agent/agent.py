@@ -118,5 +118,6 @@ class Agent:
             "kernel": asdict(session.kernel),
             "image_encoding": asdict(session.encoding),
             "names": asdict(self.protocol.names),
+            "kernel_seed": session.seed,
             "environment": environment(),
         }

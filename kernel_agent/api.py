@@ -79,10 +79,8 @@ def continue_trajectory(
     recorded there from now on, else to where it was recorded before.
     """
     check_question(question)
-    if model is None and base_url is None:
-        model, base_url = _recorded_model(trajectory.model)
-    options = {**_recorded_options(trajectory.header), **options}
-    agent = Agent(choose_model(model, base_url=base_url, api_key=api_key), **options)
+    options = {**recorded_options(trajectory.header), **options}
+    agent = Agent(recorded_model(trajectory, model, base_url, api_key=api_key), **options)
     trajectory.close()
     if save_to is not None:
         trajectory.record_to(save_to, force=force)
@@ -95,6 +93,8 @@ def taken_up(agent: Agent, trajectory: Trajectory) -> Conversation:
     """The trajectory's conversation as the model knows it, with a session that has yet to get its state."""
     sent, new = history(agent.protocol, trajectory)
     session = agent.session()
+    if isinstance(seed := trajectory.header.get("kernel_seed"), int):
+        session.seed = seed
     session.resume_from(trajectory.images, [step.cell for step in trajectory.steps if step.cell is not None])
     return Conversation(agent.model, agent.protocol, agent.sampling, session, trajectory, sent, new)
 
@@ -168,6 +168,15 @@ def choose_model(model: str | Model | None, *, base_url: str | None = None, api_
     return models.TransformersModel(model)
 
 
+def recorded_model(
+    trajectory: Trajectory, model: str | Model | None = None, base_url: str | None = None, *, api_key: str | None = None
+) -> Model:
+    """The model meant, by default the one that a trajectory was made with. InputError where that cannot be had again."""
+    if model is None and base_url is None:
+        model, base_url = _recorded_model(trajectory.model)
+    return choose_model(model, base_url=base_url, api_key=api_key)
+
+
 def _recorded_model(model: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """(model, base_url) to use again, from a trajectory's description of its model."""
     kind, name = model.get("kind"), model.get("model")
@@ -181,7 +190,7 @@ def _recorded_model(model: Mapping[str, Any]) -> tuple[str | None, str | None]:
     )
 
 
-def _recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
     """The agent's options a trajectory was made with; its kernel's are left out: a file must not choose its isolation."""
     from kernel_agent.session.images import ViewBounds
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from kernel_agent import cli_audit, cli_counterfactuals, cli_evidence
+
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
 
@@ -108,6 +110,12 @@ def ask(
             "--self-contained", help="Afterwards rewrite the notebook so that it re-runs with only Pillow and NumPy."
         ),
     ] = False,
+    sign: Annotated[
+        bool | None,
+        typer.Option(
+            "--sign/--no-sign", help="Sign the notebook with your key; by default where you have one (codevision sign)."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of progress.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the answer.")] = False,
 ) -> None:
@@ -115,12 +123,14 @@ def ask(
     started = time.perf_counter()
     path = continue_from if continue_from and output is None else output or _default_path()
     trajectory: Trajectory | None = None
+    signer = None
     try:
         from kernel_agent import api
         from kernel_agent.errors import CodeVisionError
         from kernel_agent.progress import Progress
         from kernel_agent.trajectory import Trajectory
 
+        signer = cli_evidence.own_signer(sign)
         given = {
             "base_url": base_url,
             "model": model,
@@ -146,9 +156,12 @@ def ask(
             from kernel_agent.trajectory.export import write_self_contained
 
             write_self_contained(trajectory, path)
+        cli_evidence.sign_run(trajectory, signer)
     except KeyboardInterrupt as interrupt:
+        cli_evidence.sign_what_is_there(interrupt, signer)
         _fail(interrupt, "Interrupted.", started, as_json, code=130)
     except (CodeVisionError, ValueError, OSError) as error:
+        cli_evidence.sign_what_is_there(error, signer)
         _fail(error, str(error), started, as_json)
     _report(trajectory, started, as_json=as_json, quiet=quiet)
 
@@ -358,6 +371,13 @@ def export(
         print(f"codevision: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     print(output)
+
+
+app.command(help=cli_audit.HELP)(cli_audit.audit)
+app.command(help=cli_counterfactuals.HELP)(cli_counterfactuals.counterfactuals)
+app.command()(cli_evidence.sign)
+app.command()(cli_evidence.bundle)
+app.command()(cli_evidence.diff)
 
 
 @app.command()

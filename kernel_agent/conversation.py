@@ -74,9 +74,9 @@ class Conversation:
         return await self._turn(spent, watch, steering, None)
 
     async def resume(
-        self, instead: Instead, *, watch: Watch | None = None, steering: Steering | None = None
+        self, instead: Instead | None = None, *, watch: Watch | None = None, steering: Steering | None = None
     ) -> Trajectory:
-        """Go on with the open turn of a branch, with `instead` as its next step."""
+        """Go on with the open turn of a branch, with `instead` (where given) as its next step."""
         self.trajectory.reopen_turn()
         return await self._turn(self._spending(), watch, steering, instead)
 

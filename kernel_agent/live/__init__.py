@@ -6,7 +6,7 @@ needs to know nothing else of this package. events.py says what each event holds
 
 from kernel_agent.live.log import EventLog
 from kernel_agent.live.options import RunOptions
-from kernel_agent.live.run import LiveRun
+from kernel_agent.live.run import LiveRun, RunState
 from kernel_agent.live.runs import Runs
 
-__all__ = ["EventLog", "LiveRun", "RunOptions", "Runs"]
+__all__ = ["EventLog", "LiveRun", "RunOptions", "RunState", "Runs"]

@@ -13,6 +13,7 @@ from jupyter_server.utils import url_path_join
 from kernel_agent import __version__
 from kernel_agent.errors import InputError, KernelError, LiveError, NoSuchRun
 from kernel_agent.live import RunOptions
+from kernel_agent.server.audit import AuditHandler
 from kernel_agent.server.base import Handler, guarded
 from kernel_agent.server.stream import EventsHandler
 from kernel_agent.trajectory import export
@@ -185,6 +186,7 @@ def handlers() -> list[tuple[str, type]]:
         (rf"runs/{_ID}/images/(?P<index>[^/]+)", ImageHandler),
         (f"runs/{_ID}/cells", CellsHandler),
         (f"runs/{_ID}/path", PathHandler),
+        (f"runs/{_ID}/audit", AuditHandler),
     ]
     return [(url_path_join("/codevision/api", address), handler) for address, handler in table]
 

@@ -133,7 +133,7 @@ def make_view(image: Image.Image, data: bytes, mime: str, bounds: ViewBounds, *,
     size = view_size(image.size, bounds)
     if size == image.size and mime in ("image/png", "image/jpeg") and image.mode != "RGBA" and _plain(image, data):
         return View(data=data, mime=mime, size=size)
-    flat = _over_white(image)
+    flat = over_white(image)
     if flat.size != size:
         flat = flat.resize(size, Image.Resampling.LANCZOS)
     if jpeg:
@@ -164,7 +164,8 @@ def _plain(image: Image.Image, data: bytes) -> bool:
         )
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def over_white(image: Image.Image) -> Image.Image:
+    """As RGB, what shines through white."""
     if image.mode != "RGBA":
         return image if image.mode == "RGB" else image.convert("RGB")
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))

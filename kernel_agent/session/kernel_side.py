@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import io
 import json
+import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -52,7 +53,8 @@ class Kernel:
 
     `max_images` counts the inputs too; `output_chars` limits what each cell may write to stdout and to stderr
     (None: no limit); a picture over `max_pixels` is refused with a ValueError in the cell. With `raw`, pictures leave as
-    pixels to a host that takes them, where the kernel's session can send them (`kernel_app.PictureSession`).
+    pixels to a host that takes them, where the kernel's session can send them (`kernel_app.PictureSession`). `seed` is where
+    `random` and `numpy.random` start (None: anywhere).
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Kernel:
         max_pixels: int = 100_000_000,
         output_chars: int | None = None,
         raw: bool = False,
+        seed: int | None = None,
     ) -> None:
         self.shell = shell
         session = getattr(shell.display_pub, "session", None)
@@ -87,6 +90,10 @@ class Kernel:
         self._show_traceback = shell.showtraceback
         shell.showtraceback = self.show_traceback
         self._patch_pillow()
+        if seed is not None:
+            random.seed(seed)
+            numpy: Any = importlib.import_module("numpy")  # lineage has loaded it
+            numpy.random.seed(seed)
 
     def name(self, index: int) -> str:
         """Label of image `index`."""

@@ -84,6 +84,8 @@ class Session:
         allow_http: whether http(s) image URLs are fetched.
         kernel: how its kernels come to life.
         encoding: of the images that cells show: lossless by default.
+        seed: where `random` and `numpy.random` start in the kernel, and again in every one that runs its cells again; drawn
+            by chance where None, and then known as `seed`.
         pool: where its kernels come from, in place of `kernel`; it keeps a slot from its start until it is closed.
 
     Raises ImageError for an image that cannot be taken, before any kernel is started.
@@ -100,9 +102,11 @@ class Session:
         allow_http: bool = False,
         kernel: KernelOptions = KernelOptions(),
         encoding: ImageEncoding = ImageEncoding(),
+        seed: int | None = None,
         pool: KernelPool | None = None,
     ) -> None:
         self.encoding = encoding
+        self.seed = int.from_bytes(os.urandom(4)) if seed is None else seed
         self.names, self.budget, self.max_pixels = names, budget, max_pixels
         self.bounds = bounds or ViewBounds()
         self.kernel = kernel if pool is None else pool.kernel
@@ -222,6 +226,7 @@ class Session:
             max_pixels=self.max_pixels,
             output_chars=self.budget.output_chars,
             raw=True,
+            seed=self.seed,
         )
         if self.cells:
             await self._replay()
@@ -297,29 +302,35 @@ class Session:
         """`arun`, waiting."""
         return run_blocking(self.arun(code, image_index=image_index, seconds=seconds))
 
-    async def arun(self, code: str, *, image_index: int | None = None, seconds: float | None = None) -> CellResult:
+    async def arun(
+        self, code: str, *, image_index: int | None = None, seconds: float | None = None, as_is: bool = False
+    ) -> CellResult:
         """Run one cell; starts the kernel where there is none.
 
         Args:
             code: Python as the model wrote it; `cell_source` says what is added.
             image_index: image to bind to `image`, `img` and `draw`.
             seconds: deadline; the budget's `cell_seconds` by default.
+            as_is: whether `code` is a cell's source already, to which nothing is added.
 
         Never raises for anything the code does. Raises KernelError when no kernel can be had, and CancelledError when
         cancelled (the cell is interrupted first, and kept in `cells`).
         """
         self._part_from_parent()
         async with self._lock:
-            source = cell_source(code, image_index)
+            source = code if as_is else cell_source(code, image_index)
             cell = await self._run(source, self.budget.cell_seconds if seconds is None else seconds)
             return cell
 
     async def _run(self, source: str, seconds: float) -> CellResult:
+        known = len(self.events)
         channel = await self._start()
         started = time.perf_counter()
         collector = OutputCollector(
             next_index=len(self.images), limit=self.budget.output_chars, take_image=self._take_output
         )
+        collector.events += self.events[known:]  # the kernel before had died: this cell meets the state run again
+        del self.events[known:]
         status = Status.OK
         count: int | None = None
         cancelled = False
@@ -448,6 +459,20 @@ class Session:
         if self._channel is not None:
             raise KernelError("A session takes over another's state only before it is started.")
         self.images, self.cells = list(images), list(cells)
+
+    async def aamend(self, cell: CellResult, *, restart: bool = False) -> None:
+        """Put `cell` in place of the last one, and its images in the kernel: an audit goes on from what was recorded.
+
+        With `restart` the kernel is killed, and the next one runs the good cells again.
+        """
+        async with self._lock:
+            first = len(self.images) - len(self.cells[-1].images)
+            self.cells[-1] = cell
+            self.images[first:] = cell.images
+            if restart:
+                await self._drop()
+            elif self._channel is not None:
+                await self._call("settle", [image.index for image in cell.images], first=first)
 
     def take_events(self) -> list[Event]:
         """What happened outside cells since the last call: notes on inputs, replays at a start."""

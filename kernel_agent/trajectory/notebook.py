@@ -46,6 +46,11 @@ def tail(state: State) -> bytes:
             "steps": len(state.steps),
         },
     }
+    return closing(metadata)
+
+
+def closing(metadata: Json) -> bytes:
+    """All that follows the last cell of a notebook with this metadata."""
     return (
         b'\n ],\n "metadata": '
         + orjson.dumps(metadata, option=_OPTIONS)
@@ -90,6 +95,8 @@ def read(notebook: Json, name: str) -> State:
     """The trajectory in a parsed notebook. TrajectoryError where something in it is not as it was written."""
     try:
         return _read(notebook, name)
+    except RecursionError as error:
+        raise TrajectoryError(f"{name} was damaged: its JSON is nested deeper than anything a run writes") from error
     except (AttributeError, IndexError, KeyError, TypeError) as error:  # JSON of another shape
         raise TrajectoryError(f"{name} was damaged: {type(error).__name__}: {error}") from error
 

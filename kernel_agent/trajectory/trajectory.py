@@ -33,6 +33,7 @@ from kernel_agent.types import (
 )
 
 if TYPE_CHECKING:
+    from kernel_agent.audit.finding import Report
     from kernel_agent.notices import Watch
     from kernel_agent.trajectory.store import Store
 
@@ -296,6 +297,41 @@ class Trajectory:
         from kernel_agent.magic.insert import insert_cells
 
         return insert_cells(self, turn=turn)
+
+    def audit(self, **options: Any) -> Report:
+        """Check the run and run all cells again in a fresh isolated kernel; `options` are those of `audit.rerun.RerunOptions`.
+
+        A saved run is audited as it is in its file, seal included; one that goes on, or is in memory only, without.
+        No model is asked and no live kernel is used. `report.exit_code` is 0 where all holds, 1 where something fails, 2
+        where something could not be checked. Raises InputError for a kernel without isolation (`unsafe` allows it).
+        """
+        import importlib
+
+        from kernel_agent.blocking import run_blocking
+
+        auditing, rerun = (importlib.import_module(f"kernel_agent.audit.{name}") for name in ("audit", "rerun"))
+        chosen = rerun.RerunOptions(**options)
+        saved = self.path is not None and self._store is None and self.path.is_file()
+        report: Report
+        if saved and self.path is not None and Trajectory.load(self.path) == self:
+            report, _ = run_blocking(auditing.audit_file(self.path, chosen))
+        else:
+            report = run_blocking(auditing.audit(self, chosen))
+        return report
+
+    def sign(self, key: str | os.PathLike[str] | None = None) -> str:
+        """Seal the saved notebook (see audit/seal.py) with the key in a file, default the user's own; returns the public key.
+
+        InputError where there is no such key, StorageError while the run goes on.
+        """
+        import importlib
+
+        if self.path is None:
+            raise TrajectoryError("the run is not saved: call save first")
+        keys, seal = (importlib.import_module(f"kernel_agent.audit.{name}") for name in ("keys", "seal"))
+        signer = keys.load_signer(Path(key) if key is not None else keys.default_key())
+        seal.sign_file(self.path, signer)
+        return str(signer.public_key.keyid)
 
     # On disk
 

@@ -90,7 +90,9 @@ def test_the_view_shows_all_and_the_saved_notebook_keeps_a_static_rendering(open
 
 
 def test_approve_edit_and_refuse_while_the_cell_runs(opened: Open) -> None:
-    page = opened('%codevision "Look. [two]" parcel.png --approve-each --to t', "print(t.steps[0].cell.outputs[0].text)")
+    page = opened(
+        '%codevision "Look. [two]" parcel.png --approve-each --to t', "print(t.steps[0].cell.outputs[0].text)"
+    )
     run(page)
     run(page)
     expect(view(page).get_by_role("status")).to_have_text("Waits for your approval", timeout=60_000)

@@ -92,6 +92,28 @@ def test_failure_in_the_middle_keeps_the_work(serve: Any, picture_file: Path, tm
     assert len(Trajectory.load(tmp_path / "run.ipynb").steps) == 1
 
 
+def test_runs_are_signed_where_there_is_a_key_also_those_that_fail(
+    serve: Any, picture_file: Path, tmp_path: Path
+) -> None:
+    conf = {"XDG_CONFIG_HOME": str(tmp_path / "conf")}
+
+    def ask(name: str, *more: str | int) -> tuple[int, bool]:
+        given = ("ask", "What?", picture_file, "-o", name, "--base-url", serve(TURN, more[0]), *map(str, more[1:]))
+        done = codevision(*given, cwd=tmp_path, **conf)
+        ours = json.loads((tmp_path / name).read_text())["metadata"]["codevision"] if (tmp_path / name).exists() else {}
+        return done.returncode, "seal" in ours
+
+    assert ask("a.ipynb", ANSWER) == (0, False)
+    assert ask("b.ipynb", ANSWER, "--sign") == (1, False)  # there is no key: told before anything is asked
+    assert not (tmp_path / "b.ipynb").exists()
+    assert codevision("sign", "a.ipynb", cwd=tmp_path, **conf).returncode == 0
+    assert ask("c.ipynb", ANSWER) == (0, True)
+    assert ask("d.ipynb", 401) == (1, True)
+    assert ask("e.ipynb", ANSWER, "--no-sign") == (0, False)
+    for name in ("a.ipynb", "c.ipynb", "d.ipynb"):
+        assert codevision("audit", name, cwd=tmp_path, **conf).returncode == 0
+
+
 def test_unreachable_server(picture_file: Path, tmp_path: Path) -> None:
     done = codevision("ask", "What?", picture_file, "--base-url", "http://127.0.0.1:9/v1", "--model", "m", cwd=tmp_path)
     assert done.returncode == 1

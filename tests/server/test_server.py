@@ -276,3 +276,21 @@ async def test_commands_that_do_not_fit(jp_fetch: Any, root: Path, model: Script
         code, said = await refused(post(jp_fetch, "runs", made["id"], "commands", **body))
         assert code == 409
         assert message in said
+
+
+@on_servers_loop
+async def test_a_run_is_audited_when_its_turn_is_over(jp_fetch: Any, root: Path, model: ScriptedModel) -> None:
+    made = await post(jp_fetch, "runs", question="?", images=[{"path": "picture.png"}], options={"approve_each": True})
+    [event async for event in events(jp_fetch, made["id"], until="action")]
+    code, message = await refused(post(jp_fetch, "runs", made["id"], "audit"))
+    assert code == 409
+    assert "audit it when its turn is over" in message
+    await post(jp_fetch, "runs", made["id"], "commands", command="approve")
+    for _ in range(200):
+        if (await get(jp_fetch, "runs"))["runs"][0]["state"] == "idle":
+            break
+        await asyncio.sleep(0.05)
+    report = await post(jp_fetch, "runs", made["id"], "audit")
+    assert report["outcome"] == "holds", report["findings"]
+    assert report["cells"] == [{"step": 0, "verdict": "identical", "why": ""}]
+    assert "Not signed" in report["signed"]

@@ -1,7 +1,10 @@
-/** The findings of an audit, cell by cell; or plainly that there is none to be had. */
+/** What an audit found: the outcome, the cells run again, and whatever does not hold or could not be checked. */
 
 import { Button, Chip } from './controls.js';
 import { useModel, useTools } from './context.js';
+import type { Outcome } from './events.js';
+
+const TONES: Record<Outcome, string> = { holds: 'ok', fails: 'error', unchecked: 'warn' };
 
 export function Audit(): JSX.Element | null {
   const model = useModel();
@@ -10,13 +13,18 @@ export function Audit(): JSX.Element | null {
   if (report === null) {
     return null;
   }
+  const said: Record<Outcome, string> = {
+    holds: trans.__('holds'),
+    fails: trans.__('does not hold'),
+    unchecked: trans.__('cannot be checked')
+  };
   return (
     <section className="cv-Card cv-Audit" aria-label={trans.__('Audit')} aria-live="polite" data-testid="codevision-audit">
       <div className="cv-Row">
         <h3>{trans.__('Audit')}</h3>
-        {report !== 'running' && report.installed && typeof report.ok === 'boolean' && (
-          <Chip tone={report.ok ? 'ok' : 'error'} testId="codevision-audit-verdict">
-            {report.ok ? trans.__('holds') : trans.__('does not hold')}
+        {report !== 'running' && (
+          <Chip tone={TONES[report.outcome]} testId="codevision-audit-verdict">
+            {said[report.outcome]}
           </Chip>
         )}
         <span className="cv-Spacer" />
@@ -28,19 +36,23 @@ export function Audit(): JSX.Element | null {
         <p className="cv-Note">{trans.__('Running every cell again in a fresh kernel…')}</p>
       ) : (
         <>
-          {!report.installed && <p>{trans.__('The audit is not installed on this server.')}</p>}
-          {report.message && <p className="cv-Note">{report.message}</p>}
-          {(report.cells ?? []).length > 0 && (
-            <ul className="cv-Verdicts">
-              {(report.cells ?? []).map((cell, i) => (
-                <li key={i} data-testid={`codevision-audit-cell-${i}`}>
-                  <span className="cv-Verdict-cell">{trans.__('cell %1', String(cell.cell))}</span>
-                  <Chip tone={toneOf(cell.verdict)}>{cell.verdict}</Chip>
-                  <span className="cv-Verdict-detail">{cell.detail ?? ''}</span>
-                </li>
-              ))}
-            </ul>
-          )}
+          <ul className="cv-Verdicts">
+            {report.cells.map(({ step, verdict, why }) => (
+              <li key={step} data-testid={`codevision-audit-cell-${step}`}>
+                <span className="cv-Verdict-cell">{trans.__('step %1', String(step + 1))}</span>
+                <Chip tone={toneOf(verdict)}>{verdict}</Chip>
+                <span className="cv-Verdict-detail">{why}</span>
+              </li>
+            ))}
+            {report.findings.map(({ outcome, cell, field, message }, i) => (
+              <li key={`finding-${i}`} data-testid={`codevision-audit-finding-${i}`}>
+                <span className="cv-Verdict-cell">{cell}</span>
+                <Chip tone={TONES[outcome]}>{field}</Chip>
+                <span className="cv-Verdict-detail">{message}</span>
+              </li>
+            ))}
+          </ul>
+          <p className="cv-Note">{report.signed}</p>
         </>
       )}
     </section>
@@ -48,8 +60,5 @@ export function Audit(): JSX.Element | null {
 }
 
 function toneOf(verdict: string): string {
-  if (/differ|missing|fail/i.test(verdict)) {
-    return 'error';
-  }
-  return /identical|normali|toleran|ok/i.test(verdict) ? 'ok' : 'warn';
+  return verdict === 'differs' || verdict === 'missing' ? 'error' : verdict === 'not replayable' ? 'warn' : 'ok';
 }

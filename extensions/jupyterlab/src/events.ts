@@ -128,11 +128,19 @@ export interface RunSummary {
   readonly parent: Share | null;
 }
 
+export type Outcome = 'holds' | 'fails' | 'unchecked';
+
 export interface AuditReport {
-  readonly installed: boolean;
-  readonly ok?: boolean | null;
-  readonly cells?: ReadonlyArray<{ readonly cell: number | string; readonly verdict: string; readonly detail?: string | null }>;
-  readonly message?: string | null;
+  readonly outcome: Outcome;
+  /** Who signed the run, and what that is worth. */
+  readonly signed: string;
+  readonly cells: ReadonlyArray<{ readonly step: number; readonly verdict: string; readonly why: string }>;
+  readonly findings: ReadonlyArray<{
+    readonly outcome: Outcome;
+    readonly cell: string;
+    readonly field: string;
+    readonly message: string;
+  }>;
 }
 
 export interface ServerStatus {
@@ -140,8 +148,6 @@ export interface ServerStatus {
   /** The level that kernels get, or why there is none. */
   readonly isolation: { readonly level: string | null; readonly why: string | null };
   readonly defaults: Readonly<Record<string, unknown>>;
-  /** Whether runs can be audited here. */
-  readonly audit?: boolean;
 }
 
 /** An image chosen for a question: a file of the server, or bytes of the browser. */

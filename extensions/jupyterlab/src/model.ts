@@ -214,11 +214,6 @@ export class PanelModel {
     if (run === null || this.audit === 'running') {
       return;
     }
-    if (this.status?.audit !== true) {
-      this.audit = { installed: false };
-      this.touch();
-      return;
-    }
     this.audit = 'running';
     this.touch();
     let report: AuditReport | null = null;

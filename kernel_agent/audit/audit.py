@@ -1,0 +1,179 @@
+"""Audit one run: read it with care, compare it with its seal, with itself and with what its code gives again; say what holds.
+
+Guarantees: a file that is too large, damaged or made to harm is refused with a finding that says why; it is never an
+exception, and nothing in it runs outside isolation. The file is read once, and its hash is that of the bytes that were audited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import orjson
+
+from kernel_agent.audit.beside import check_journal
+from kernel_agent.audit.bundle import NOTEBOOK, is_bundle, read_bundle, with_members
+from kernel_agent.audit.exchanges import exchanges
+from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
+from kernel_agent.audit.rerun import RerunOptions, check_isolation, rerun
+from kernel_agent.audit.said import check_record
+from kernel_agent.audit.seal import Expected, Seal, check_seal
+from kernel_agent.audit.shown import check_shown
+from kernel_agent.audit.verdicts import Rerun
+from kernel_agent.errors import CodeVisionError, TrajectoryError
+from kernel_agent.trajectory import Trajectory, notebook
+
+if TYPE_CHECKING:
+    from kernel_agent.session import KernelPool
+
+T = TypeVar("T")
+_CONTRADICTIONS = (AttributeError, CodeVisionError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+"""What a record that was read, but does not fit together, can make of a check. Our own faults show in tests of honest runs."""
+
+MAX_BYTES = 1 << 30
+"""Largest notebook that is read."""
+
+
+async def audit(
+    trajectory: Trajectory, options: RerunOptions = RerunOptions(), *, pool: KernelPool | None = None
+) -> Report:
+    """Audit a run in memory: its record and its code. Raises InputError where the kernel would not be isolated."""
+    name = trajectory.path.name if trajectory.path else "run in memory"
+    return await _audit(trajectory, options, pool, Report(name=name, run_id=trajectory.run_id))
+
+
+async def audit_file(
+    path: str | os.PathLike[str],
+    options: RerunOptions = RerunOptions(),
+    *,
+    expected: Expected = Expected(),
+    pool: KernelPool | None = None,
+) -> tuple[Report, Trajectory | None]:
+    """Audit a notebook or a bundle; returns the run too, where it could be read. Raises InputError as `audit` does."""
+    source = Path(path)
+    try:
+        data = read_bytes(source)
+    except TrajectoryError as error:
+        return Report(name=source.name, run_id="", findings=(_refused(str(error)),)), None
+    report, trajectory = await audit_bytes(data, source.name, options, expected=expected, pool=pool)
+    if is_bundle(data):
+        return report, trajectory
+    beside = check_journal(source, trajectory)
+    return replace(report, findings=(*report.findings, *beside)), trajectory
+
+
+async def audit_bytes(
+    data: bytes,
+    name: str,
+    options: RerunOptions = RerunOptions(),
+    *,
+    expected: Expected = Expected(),
+    pool: KernelPool | None = None,
+) -> tuple[Report, Trajectory | None]:
+    """Audit the bytes of a notebook or of a bundle."""
+    opened = _unpacked if is_bundle(data) else _opened
+    report, trajectory = opened(data, name, options, expected)
+    report = replace(report, sha256=hashlib.sha256(data).hexdigest())
+    if trajectory is None:
+        return report, None
+    return await _audit(trajectory, options, pool, report), trajectory
+
+
+def _unpacked(data: bytes, name: str, options: RerunOptions, expected: Expected) -> tuple[Report, Trajectory | None]:
+    """As `_opened`, of a bundle."""
+    try:
+        held, found = read_bundle(data, name)
+    except TrajectoryError as error:
+        return Report(name=name, run_id="", findings=(_refused(str(error)),)), None
+    report, trajectory = _opened(held[NOTEBOOK], name, options, expected)
+    try:
+        return with_members(report, trajectory, held, found), trajectory
+    except _CONTRADICTIONS as error:
+        return replace(report, findings=(*report.findings, *found, _contradiction("bundle", error))), trajectory
+
+
+def _opened(data: bytes, name: str, options: RerunOptions, expected: Expected) -> tuple[Report, Trajectory | None]:
+    """The run in these bytes, and what its seal and its cells say; no run where it cannot be read."""
+    report = Report(name=name, run_id="")
+    findings: list[Finding] = []
+    try:
+        parsed = _safely(lambda: notebook.parse(data, name), name)
+        seal, findings = check_seal(parsed, expected)
+        report = replace(report, seal=seal, signer_expected=bool(expected.signers))
+        trajectory = _safely(lambda: Trajectory(notebook.read(parsed, name)), name)
+    except TrajectoryError as error:
+        seal, found = _sealed_at_least(data, expected)
+        return replace(report, seal=seal, findings=(_refused(str(error)), *(findings or found))), None
+    try:
+        findings += check_shown(parsed, trajectory, max_pixels=options.max_pixels)
+    except _CONTRADICTIONS as error:
+        findings.append(_contradiction("cells", error))
+    return replace(report, run_id=trajectory.run_id, findings=tuple(findings)), trajectory
+
+
+async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool | None, report: Report) -> Report:
+    """The report, with what the record and the code say added."""
+    check_isolation(options.kernel if pool is None else pool.kernel, unsafe=options.unsafe or not options.code)
+    began = time.perf_counter()
+    again: Rerun | None = None
+    findings = list(report.findings)
+    try:
+        findings += check_record(trajectory, max_pixels=options.max_pixels)
+        report = replace(report, exchanges=tuple(exchanges(trajectory)))
+    except _CONTRADICTIONS as error:
+        findings.append(_contradiction("record", error))
+    try:
+        again = await rerun(trajectory, options, pool=pool)
+        findings += of_rerun(again)
+    except _CONTRADICTIONS as error:
+        findings.append(_contradiction("code", error))
+    return replace(report, findings=tuple(findings), rerun=again, seconds=time.perf_counter() - began)
+
+
+def _sealed_at_least(data: bytes, expected: Expected) -> tuple[Seal | None, list[Finding]]:
+    """What the seal says of a notebook that is no run any more."""
+    try:
+        return check_seal(orjson.loads(data), expected)
+    except _CONTRADICTIONS:
+        return None, []
+
+
+def _safely(work: Callable[[], T], name: str) -> T:
+    """What `work` gives; TrajectoryError where the bytes were made to harm."""
+    try:
+        return work()
+    except (RecursionError, MemoryError, OverflowError, ValueError) as error:
+        if isinstance(error, TrajectoryError):
+            raise
+        raise TrajectoryError(f"{name} cannot be read: {type(error).__name__}: {error}"[:500]) from error
+
+
+def read_bytes(source: Path) -> bytes:
+    """The bytes of a file that is to be audited. TrajectoryError where there is none, or it is too large."""
+    try:
+        with source.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size if source.is_file() else 0
+            data = file.read(MAX_BYTES) if 0 < size <= MAX_BYTES else b""
+    except OSError as error:
+        raise TrajectoryError(f"{source} cannot be read: {error.strerror}: give the path of a saved run") from error
+    if size > MAX_BYTES:
+        raise TrajectoryError(
+            f"{source.name} has {size:,} bytes, and an audit reads {MAX_BYTES:,} at most: split the run, or save it with"
+            " lossy images"
+        )
+    return data
+
+
+def _contradiction(field: str, error: Exception) -> Finding:
+    told = str(error) if isinstance(error, CodeVisionError) else f"{type(error).__name__}: {error}"
+    message = f"the record does not fit together: {told}"[:500]
+    return Finding(check="reading", outcome=Outcome.FAILS, cell="run", field=field, message=message)
+
+
+def _refused(message: str) -> Finding:
+    return Finding(check="reading", outcome=Outcome.FAILS, cell="run", field="file", message=message)

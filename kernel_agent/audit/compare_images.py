@@ -1,0 +1,227 @@
+"""Compare pictures by their pixels: what the record holds, what it says of it, what the code makes again.
+
+Guarantees: files of the record are untrusted; they are decoded as `session.images.decode_output` does it (PNG or JPEG, size
+checked from the header) and never passed on as they came: every picture in a report is encoded anew. Two files of the same
+pixels are identical whatever wrote them. Lossy images are compared through the same encoder.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernel_agent.audit.verdicts import Comparison, Verdict
+from kernel_agent.environment import environment
+from kernel_agent.errors import ImageError
+from kernel_agent.session.images_view import encode_jpeg, encode_png, normalise, over_white, pixel_sha256
+from kernel_agent.types import Json, KernelImage
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LOSSY_MEAN = 1.0
+"""Mean difference (of 255) up to which a lossy file counts as that of its pixels: other libjpegs round otherwise."""
+_SIDE = 480
+"""Longest side of a picture in a report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """How far two pictures of one size are apart: channels (of 255) and pixels (as RGBA).
+
+    `box` holds all pixels that differ: left, top, right, bottom.
+    """
+
+    largest: int
+    mean: float
+    pixels: int
+    share: float
+    box: tuple[int, int, int, int] | None
+
+    def __str__(self) -> str:
+        return f"{self.pixels} pixels ({self.share:.2%}) differ, by up to {self.largest} of 255, within {self.box}"
+
+
+def decode(image: KernelImage, max_pixels: int) -> Image.Image:
+    """The pixels that the record holds. ImageError where it holds none."""
+    from kernel_agent.session.images import decode_output
+
+    return decode_output(image.data, max_pixels)
+
+
+def distance(first: Image.Image, second: Image.Image) -> Distance:
+    """Of two pictures of the same size."""
+    import numpy as np
+
+    one, other = (np.asarray(picture.convert("RGBA"), np.int16) for picture in (first, second))
+    gap = np.abs(one - other)
+    apart = gap.max(axis=2) > 0
+    rows, columns = np.flatnonzero(apart.any(axis=1)), np.flatnonzero(apart.any(axis=0))
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
+    count = int(apart.sum())
+    return Distance(largest=int(gap.max()), mean=float(gap.mean()), pixels=count, share=count / apart.size, box=box)
+
+
+def compare_input(image: KernelImage, pixels: Image.Image) -> Comparison:
+    """An input: its file against the hash of its pixels."""
+    if pixel_sha256(pixels) == image.pixel_sha256:
+        return Comparison(what=image.name, verdict=Verdict.IDENTICAL)
+    return Comparison(
+        what=image.name, verdict=Verdict.DIFFERS, how="the file of this input does not have the recorded hash of pixels"
+    )
+
+
+def compare_image(
+    recorded: KernelImage, replayed: KernelImage, *, max_pixels: int, tolerance: int = 0, pictures: bool = True
+) -> Comparison:
+    """An image that a cell made. `tolerance` is the largest difference of a channel that is let through (of 255)."""
+    name = recorded.name
+    try:
+        held = decode(recorded, max_pixels)
+    except ImageError as error:
+        return Comparison(what=name, verdict=Verdict.DIFFERS, how=f"the record's file is no image: {error}")
+    facts = (_facts(recorded), _facts(replayed))
+    own = pixel_sha256(held)
+    if recorded.lossless and own != recorded.pixel_sha256:
+        return Comparison(
+            what=name,
+            verdict=Verdict.DIFFERS,
+            how="the record's file has other pixels than the record says",
+            texts=facts,
+        )
+    same = recorded.pixel_sha256 == replayed.pixel_sha256
+    if same and recorded.lossless:
+        return Comparison(what=name, verdict=Verdict.IDENTICAL)
+    again = _pixels(replayed)
+    if not recorded.lossless:
+        return _compare_lossy(recorded, held, again, same, facts)
+    if held.size != again.size:
+        how = f"{held.width}x{held.height} against {again.width}x{again.height} pixels"
+        shown = sides(held, again) if pictures else ()
+        return Comparison(what=name, verdict=Verdict.DIFFERS, how=how, pictures=shown, texts=facts)
+    far = distance(held, again)
+    modes = "" if held.mode == again.mode else f"; {held.mode} against {again.mode}"
+    if not modes and far.largest <= tolerance:
+        return Comparison(what=name, verdict=Verdict.WITHIN_TOLERANCE, how=str(far), texts=facts)
+    shown = draw(held, again) if pictures else ()
+    return Comparison(what=name, verdict=Verdict.DIFFERS, how=f"{far}{modes}", pictures=shown, texts=facts)
+
+
+def _compare_lossy(
+    recorded: KernelImage, held: Image.Image, again: Image.Image, same: bool, facts: tuple[str, str]
+) -> Comparison:
+    """The record has a JPEG and the hash of exact pixels: the hash is compared, and the file with one made of the replay's."""
+    name, lossy = recorded.name, _through_jpeg(again)
+    if not same or held.size != lossy.size:
+        apart = str(distance(held, lossy)) if held.size == lossy.size else "of another size"
+        how = f"other exact pixels; the lossy files: {apart}"
+        return Comparison(what=name, verdict=Verdict.DIFFERS, how=how, texts=facts)
+    far = distance(held, lossy)
+    if far.largest == 0:
+        return Comparison(what=name, verdict=Verdict.IDENTICAL)
+    how = f"same exact pixels; the lossy files: {far}"
+    verdict = Verdict.WITHIN_TOLERANCE if far.mean <= LOSSY_MEAN else Verdict.DIFFERS
+    return Comparison(what=name, verdict=verdict, how=how, pictures=draw(held, lossy), texts=facts)
+
+
+def view_problem(image: KernelImage, whole: Image.Image, header: Mapping[str, Json], *, max_pixels: int) -> str | None:
+    """Why the view that the model was shown is no picture of the image with these pixels; None where it is."""
+    from PIL import Image
+
+    from kernel_agent.session.images import decode_output
+
+    try:
+        shown = decode_output(image.view, max_pixels)
+    except ImageError as error:
+        return f"it cannot be compared: {error}"
+    if shown.size != image.view_size:
+        return f"it is {shown.width}x{shown.height} px, the record says {image.view_size[0]}x{image.view_size[1]}"
+    again = over_white(whole).resize(shown.size, Image.Resampling.LANCZOS)
+    if lossy := image.view_mime == "image/jpeg":
+        again = _through_jpeg(again)
+    far = distance(again, shown)
+    if far.largest == 0 or (far.mean <= LOSSY_MEAN and (lossy or not _same_pillow(header))):
+        return None
+    return f"it is not the scaled image: {far}"
+
+
+def compare_view(
+    recorded: KernelImage, replayed: KernelImage, header: Mapping[str, Json], *, max_pixels: int
+) -> Comparison:
+    """The view of a lossy image against the exact pixels that the code gives again."""
+    problem = view_problem(recorded, _pixels(replayed), header, max_pixels=max_pixels)
+    verdict = Verdict.IDENTICAL if problem is None else Verdict.DIFFERS
+    return Comparison(what=f"view of {recorded.name}", verdict=verdict, how=problem or "")
+
+
+def _same_pillow(header: Mapping[str, Json]) -> bool:
+    then = header.get("environment")
+    packages = then.get("packages") if isinstance(then, Mapping) else None
+    return isinstance(packages, Mapping) and packages.get("pillow") == environment()["packages"].get("pillow")
+
+
+def _through_jpeg(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encode_jpeg(image))) as picture:
+        return normalise(picture)
+
+
+def compare_lineage(recorded: KernelImage, replayed: KernelImage) -> Comparison:
+    """Where the image came from, as the kernel tells it."""
+    one, other = ((image.parent, image.affine) for image in (recorded, replayed))
+    if one == other:
+        return Comparison(what=f"lineage of {recorded.name}", verdict=Verdict.IDENTICAL)
+    return Comparison(
+        what=f"lineage of {recorded.name}", verdict=Verdict.DIFFERS, texts=(_lineage(*one), _lineage(*other))
+    )
+
+
+def sides(*pictures: Image.Image) -> tuple[bytes, ...]:
+    """PNG files of pictures that cannot be laid over each other; at most `_SIDE` pixels a side."""
+    from PIL import Image
+
+    small = []
+    for picture in pictures:
+        copy = picture.convert("RGB")
+        copy.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        small.append(encode_png(copy))
+    return tuple(small)
+
+
+def draw(first: Image.Image, second: Image.Image) -> tuple[bytes, ...]:
+    """PNG files of both pictures and of the first in grey with red where they differ; at most `_SIDE` pixels a side."""
+    import numpy as np
+    from PIL import Image
+
+    one, other = (np.asarray(picture.convert("RGBA"), np.int16) for picture in (first, second))
+    apart = np.abs(one - other).max(axis=2) > 0
+    grey = np.asarray(first.convert("RGB").convert("L").convert("RGB"), np.uint8) // 2 + 100
+    grey[apart] = (230, 0, 40)
+    marks = Image.fromarray(apart.astype(np.uint8) * 255)
+    base = Image.fromarray(grey)
+    scale = min(1.0, _SIDE / max(base.size))
+    size = (max(1, round(base.width * scale)), max(1, round(base.height * scale)))
+    small = base.resize(size, Image.Resampling.BILINEAR)
+    if scale < 1 and apart.any():  # one pixel must not get lost on the way
+        found = marks.reduce((-(-base.width // size[0]), -(-base.height // size[1]))).resize(
+            size, Image.Resampling.NEAREST
+        )
+        small.paste((230, 0, 40), mask=found.point(lambda value: 255 if value else 0))
+    halves = [picture.convert("RGB").resize(size, Image.Resampling.LANCZOS) for picture in (first, second)]
+    return tuple(encode_png(picture) for picture in (*halves, small))
+
+
+def _pixels(image: KernelImage) -> Image.Image:
+    """Of an image that our own session made."""
+    return normalise(image.to_pil())
+
+
+def _facts(image: KernelImage) -> str:
+    return f"{image.size[0]}x{image.size[1]} px, pixels {image.pixel_sha256[:16]}"
+
+
+def _lineage(parent: int | None, affine: tuple[float, ...] | None) -> str:
+    return "unknown" if parent is None else f"image {parent} by {affine}"

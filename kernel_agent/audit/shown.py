@@ -1,0 +1,113 @@
+"""Whether the cells that a reader sees are those that the run's record gives: no seal is needed for that.
+
+The record in the metadata is what a run is loaded from; source, outputs, Markdown and pictures are what people look at. Guarantees:
+each field of each cell is compared with what this package writes for the record; an image whose file was written anew (the
+notebook was run again) counts by its pixels; a cell that is gone, doubled, moved or not the run's is named. Not found: what was changed in the record too
+(re-execution, the record's own consistency and the seal are for that). Where another version of this package wrote the
+notebook, a difference is "unchecked".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
+
+import orjson
+
+from kernel_agent.audit.content import fields_of, moved, named, place
+from kernel_agent.audit.finding import Finding, Outcome
+from kernel_agent.audit.said import same_version
+from kernel_agent.errors import ImageError
+from kernel_agent.trajectory import Trajectory, export, notebook
+from kernel_agent.trajectory.cells import KEY, cells_since
+from kernel_agent.trajectory.state import Mark
+from kernel_agent.types import Json
+
+CHECK = "what a reader sees"
+_PICTURED = re.compile(r"outputs\[\d+\](?=\.data\.image/)")
+_METADATA = re.compile(r"outputs\[\d+\]\.metadata\b")
+
+
+def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
+    """What the cells of a parsed notebook show that the record in it does not give."""
+    outcome = Outcome.FAILS if same_version(trajectory.header) else Outcome.UNCHECKED
+    written = notebook.pack(cells_since(trajectory._state, Mark()))
+    expected = dict(named(orjson.loads(cell) for cell in written))
+    here = dict(named(parsed["cells"]))
+    found = [_finding(outcome, name, "cell", "it is gone") for name in expected if name not in here]
+    order = [name for name in here if name in expected]
+    found += [
+        _finding(outcome, name, "order", "it stands at another place")
+        for name in moved([name for name in expected if name in here], order)
+    ]
+    for name, cell in here.items():
+        if name in expected:
+            found += _differences(outcome, name, cell, expected[name], trajectory, max_pixels)
+        else:
+            ours = isinstance(cell, dict) and KEY in (cell.get("metadata") or {})
+            told = "a copy of one of the run's cells" if ours else "it is not the run's: somebody added it"
+            found.append(_finding(Outcome.UNCHECKED, name, "cell", told))
+    return found
+
+
+def _differences(
+    outcome: Outcome, name: str, cell: Json, wanted: Json, trajectory: Trajectory, max_pixels: int
+) -> Iterator[Finding]:
+    here, expected = _visible(cell), _visible(wanted)
+    if here == expected:
+        return
+    if name == "setup":  # its outputs are copies, and a notebook that was run again has none
+        if here == {field: value for field, value in expected.items() if not field.startswith("outputs")}:
+            return
+        alone = export.self_contained(trajectory)["cells"]
+        if here == next(_visible(other) for other in alone if other["id"] == name):
+            return
+    for field in sorted({*here, *expected}):
+        if here.get(field) == expected.get(field):
+            continue
+        if ".image/" in field and _same_pixels(field, cell, wanted, max_pixels):
+            continue
+        told = (
+            "it is gone"
+            if field not in here
+            else "it is not in the record"
+            if field not in expected
+            else "it is not the recorded one"
+        )
+        yield _finding(outcome, name, field, told)
+
+
+def _visible(cell: Json) -> Mapping[str, str]:
+    """The fields that a reader sees. Of an output with a picture that is the picture, not the text in its place."""
+    fields = fields_of(cell)
+    pictured = {match[0] for field in fields if (match := _PICTURED.match(field))}
+    return {
+        field: value
+        for field, value in fields.items()
+        if not field.startswith(KEY)
+        and not _METADATA.match(field)
+        and not any(field == f"{output}.data.text/plain" for output in pictured)
+    }
+
+
+def _same_pixels(field: str, cell: Json, wanted: Json, max_pixels: int) -> bool:
+    """Whether both cells hold the same picture under this field of their outputs."""
+    from kernel_agent.session.images import decode_output, pixel_sha256
+
+    hashes = []
+    for one in (cell, wanted):
+        for number, output in enumerate(one.get("outputs") or ()):
+            for mime, coded in (output.get("data") or {}).items():
+                if field == f"outputs[{number}].data.{mime}":
+                    try:
+                        data = base64.b64decode("".join(coded), validate=False)
+                        hashes.append(pixel_sha256(decode_output(data, max_pixels)))
+                    except (ImageError, TypeError, binascii.Error):
+                        return False
+    return len(hashes) == 2 and hashes[0] == hashes[1]
+
+
+def _finding(outcome: Outcome, name: str, field: str, message: str) -> Finding:
+    return Finding(check=CHECK, outcome=outcome, cell=place(name), field=field, message=message)

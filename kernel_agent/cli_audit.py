@@ -1,0 +1,250 @@
+"""`codevision audit`: a thin face on audit/. Exit codes: 0 all holds, 1 something fails, 2 something could not be checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from kernel_agent.audit.batch import Batch
+    from kernel_agent.audit.finding import Report
+    from kernel_agent.audit.rerun import RerunOptions
+    from kernel_agent.audit.seal import Expected
+
+HELP = """Check a saved run: its seal, its record, and its code, which is run again in a fresh isolated kernel.
+
+[bold]Examples[/bold]
+
+  codevision audit run.ipynb
+
+  codevision audit run.ipynb --html report.html --json
+
+  codevision audit run.ipynb --require-signer alice.pub
+
+  codevision audit runs/ --results runs-audit.jsonl --jobs 8
+
+Exit code: 0 all holds, 1 something fails, 2 something could not be checked. No model is asked.
+"""
+
+
+def audit(
+    target: Annotated[Path, typer.Argument(help="RUN.ipynb, or a folder of them.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a report that anybody can open; it is inert.")] = None,
+    require_signer: Annotated[
+        list[str] | None,
+        typer.Option(help="Fail unless this key signed: a public key file (PEM, .pub) or 64 hexadecimal digits."),
+    ] = None,
+    head: Annotated[str, typer.Option(help="Fail unless the signed chain ends in this hash.")] = "",
+    no_code: Annotated[bool, typer.Option("--no-code", help="Run nothing again: seal and record only.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="How far numbers in text may be apart (other CPU).")] = 0.0,
+    pixel_tolerance: Annotated[int, typer.Option(min=0, max=255, help="Largest difference of a colour channel.")] = 0,
+    seconds: Annotated[float, typer.Option(min=1, help="Most seconds for one run's cells.")] = 3600.0,
+    isolation: Annotated[
+        str,
+        typer.Option(
+            help="Least isolation of the kernel: strong, medium, container; auto is the best that works here.",
+            envvar="CODEVISION_ISOLATION",
+        ),
+    ] = "auto",
+    unsafe_no_sandbox: Annotated[
+        bool, typer.Option("--unsafe-no-sandbox", help="Run the record's code with your own rights.")
+    ] = False,
+    memory: Annotated[int, typer.Option(min=256, help="Memory of the kernel and its processes, in MiB.")] = 4096,
+    replay_model: Annotated[
+        bool, typer.Option("--replay-model", help="Ask the model every request again, and tell where it first differs.")
+    ] = False,
+    base_url: Annotated[str | None, typer.Option(help="For --replay-model: its server.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="For --replay-model: its name or checkpoint, by default as recorded.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="For a folder: JSON lines, continued where they exist. Default: FOLDER-audit.jsonl here."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="For a folder: kernels at the same time.")] = None,
+) -> None:
+    """Audit a run or a folder of runs."""
+    try:
+        from kernel_agent.audit.keys import pinned
+        from kernel_agent.audit.rerun import RerunOptions
+        from kernel_agent.audit.seal import Expected
+        from kernel_agent.errors import CodeVisionError
+
+        options = RerunOptions(
+            tolerance=tolerance,
+            pixel_tolerance=pixel_tolerance,
+            kernel=_kernel(isolation, unsafe_no_sandbox, memory),
+            unsafe=unsafe_no_sandbox,
+            seconds=seconds,
+            pictures=html is not None,
+            code=not no_code,
+        )
+        expected = Expected(signers=tuple(pinned(key) for key in require_signer or ()), head=head.lower())
+        if target.is_dir():
+            if html is not None or replay_model:
+                raise typer.BadParameter(
+                    "--html and --replay-model are for one run: give a notebook, or leave them out."
+                )
+            code = _folder(target, results, options, expected, jobs, as_json)
+        else:
+            asked = (model, base_url) if replay_model else None
+            code = _file(target, options, expected, asked, html, as_json)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", as_json, 130)
+    except (CodeVisionError, OSError) as error:
+        _fail(str(error), as_json, 2)
+    raise typer.Exit(code)
+
+
+def _kernel(isolation: str, unsafe: bool, memory: int) -> Any:
+    from kernel_agent.types import Isolation, KernelOptions
+
+    levels = ("auto", *(level for level in Isolation if level is not Isolation.NONE))
+    if isolation not in levels:
+        raise typer.BadParameter(f"--isolation {isolation}: give {', '.join(levels)}, or --unsafe-no-sandbox for none.")
+    if unsafe and isolation != "auto":
+        raise typer.BadParameter(f"--isolation {isolation} and --unsafe-no-sandbox contradict each other: give one.")
+    level: Any = Isolation.NONE if unsafe else isolation if isolation == "auto" else Isolation(isolation)
+    return KernelOptions(isolation=level, memory_mb=memory)
+
+
+def _file(
+    path: Path,
+    options: RerunOptions,
+    expected: Expected,
+    asked: tuple[str | None, str | None] | None,
+    page: Path | None,
+    as_json: bool,
+) -> int:
+    from kernel_agent.audit.audit import audit_file
+    from kernel_agent.blocking import run_blocking
+    from kernel_agent.errors import InputError
+
+    report, trajectory = run_blocking(audit_file(path, options, expected=expected))
+    if asked is not None and trajectory is not None:
+        from kernel_agent.api import recorded_model
+        from kernel_agent.audit.exchanges import replay
+
+        if asked == (None, None) and trajectory.model.get("kind") == "openai":  # no file chooses whom we tell what
+            raise InputError("--replay-model: give the server to ask with --base-url")
+        live = recorded_model(trajectory, *asked, api_key=os.environ.get("CODEVISION_API_KEY") or None)
+        again = run_blocking(replay(trajectory, live))
+        report = replace(report, findings=(*report.findings, *again))
+    if page is not None:
+        from kernel_agent.audit.html import to_html
+
+        page.write_text(to_html(report, trajectory), encoding="utf-8")
+    if as_json:
+        print(json.dumps(report.as_json(), ensure_ascii=False))
+    else:
+        _show(report)
+    return report.exit_code
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from kernel_agent.audit.finding import sealed
+
+    console = Console()
+    colours = {"holds": "green", "fails": "red", "unchecked": "yellow"}
+    if report.rerun is not None and report.rerun.cells:
+        table = Table(
+            title=f"{_safe(report.name)}: run again in isolation {report.rerun.isolation}", title_justify="left"
+        )
+        for name in ("step", "verdict", "what", "why"):
+            table.add_column(name, overflow="fold")
+        for cell in report.rerun.cells:
+            open_ones = [item for item in cell.comparisons if not item.verdict.holds] or cell.comparisons
+            colour = {True: "green", False: "red", None: "yellow"}[cell.verdict.holds]
+            why = cell.why or "; ".join(item.how for item in open_ones if item.how)
+            what = ", ".join(dict.fromkeys(item.what for item in open_ones))
+            table.add_row(str(cell.step + 1), f"[{colour}]{cell.verdict}[/]", _safe(what), _safe(why))
+        console.print(table)
+        for name, (then, now) in report.rerun.environment.items():
+            console.print(f"Environment: {_safe(name)} was {_safe(then)}, here {_safe(now)}", highlight=False)
+    console.print(_safe(sealed(report)), highlight=False)
+    for finding in report.findings:
+        mark = f"[{colours[finding.outcome]}]{finding.outcome}[/]"
+        console.print(
+            f"{mark} {_safe(finding.cell)}, {_safe(finding.field)}: {_safe(finding.message)}", highlight=False
+        )
+    words = {0: "All holds.", 1: "Something fails.", 2: "Something could not be checked."}
+    console.print(f"[{colours[report.outcome]}]{words[report.exit_code]}[/]")
+
+
+def _folder(
+    folder: Path, results: Path | None, options: RerunOptions, expected: Expected, jobs: int | None, as_json: bool
+) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from kernel_agent.audit.batch import audit_folder
+    from kernel_agent.blocking import run_blocking
+
+    out = results or Path(f"{folder.resolve().name or 'root'}-audit.jsonl")
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=as_json) as progress:
+        task = progress.add_task("", total=None)
+
+        def watch(batch: Batch) -> None:
+            progress.update(task, total=batch.total, completed=batch.outcomes.total())
+
+        batch = run_blocking(audit_folder(folder, out, options, expected=expected, jobs=jobs, watch=watch))
+    if as_json:
+        summary = {"runs": batch.total, "skipped": batch.skipped, "outcomes": batch.outcomes, "cells": batch.verdicts}
+        print(json.dumps(summary | {"exit_code": batch.exit_code, "results": str(out)}, ensure_ascii=False))
+    else:
+        _show_batch(batch, out)
+    return batch.exit_code
+
+
+def _show_batch(batch: Batch, results: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title="Runs that do not hold", title_justify="left")
+    for name in ("run", "outcome", "where", "what"):
+        table.add_column(name, overflow="fold")
+    for line in batch.worst:
+        first = next(iter(line["findings"]), {"cell": "", "field": "", "message": ""})
+        colour = "red" if line["outcome"] == "fails" else "yellow"
+        where = f"{first['cell']}, {first['field']}"
+        table.add_row(
+            _safe(line["path"]), f"[{colour}]{line['outcome']}[/]", _safe(where), _safe(first["message"][:300])
+        )
+    if batch.worst:
+        console.print(table)
+    told = ", ".join(f"{count} {name}" for name, count in sorted(batch.outcomes.items()))
+    cells = ", ".join(f"{count} {name}" for name, count in batch.verdicts.most_common())
+    console.print(
+        f"{batch.total} runs ({batch.skipped} from earlier results): {told}. Cells: {cells or 'none'}.", highlight=False
+    )
+    console.print(f"Results: {_safe(str(results))}", highlight=False)
+
+
+def _fail(message: str, as_json: bool, code: int) -> NoReturn:
+    """The audit itself could not be made: that is "could not be checked"."""
+    if as_json:
+        print(json.dumps({"exit_code": code, "error": message}, ensure_ascii=False))
+    else:
+        print(f"codevision: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _safe(text: str) -> str:
+    """Text of a record, without codes that would steer the terminal or rich."""
+    from rich.markup import escape
+
+    from kernel_agent.session.outputs import clean_text
+
+    return escape(clean_text(text))

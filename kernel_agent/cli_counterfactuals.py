@@ -1,0 +1,90 @@
+"""`codevision counterfactuals`: a thin face on audit/counterfactual.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kernel_agent.audit.counterfactual import Faithfulness
+
+HELP = """Did the images matter? Change the picture that each step showed, let the model go on, and see what changes.
+
+[bold]Examples[/bold]
+
+  codevision counterfactuals run.ipynb
+
+  codevision counterfactuals run.ipynb --change blank --change swap --base-url http://127.0.0.1:8000/v1 --json
+
+Each picture is made blank, swapped for another, cut into shuffled tiles, turned into its negative, or not shown. The score is the
+share of these after which the model acts or answers otherwise, less that of controls in which nothing is changed.
+"""
+
+
+def counterfactuals(
+    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
+    change: Annotated[
+        list[str] | None, typer.Option(help="blank, swap, shuffle, recolour or drop; default: all.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible server to ask.", envvar="CODEVISION_BASE_URL")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model name on the server, or a checkpoint; by default as recorded.", envvar="CODEVISION_MODEL"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Branch, change, run on, compare. Exit code: 0 done, 1 it could not be done."""
+    from kernel_agent.api import recorded_model
+    from kernel_agent.audit.counterfactual import Change, counterfactuals
+    from kernel_agent.blocking import run_blocking
+    from kernel_agent.errors import CodeVisionError
+    from kernel_agent.trajectory import Trajectory
+
+    names = change or [item.value for item in Change]
+    if unknown := sorted(set(names) - {item.value for item in Change}):
+        raise typer.BadParameter(f"--change {unknown[0]}: give {', '.join(Change)}.")
+    try:
+        run = Trajectory.load(notebook)
+        key = os.environ.get("CODEVISION_API_KEY") or None
+        if base_url is None and model is None and run.model.get("kind") == "openai":
+            raise typer.BadParameter(
+                "--base-url: say which server to ask; the one in the file is not taken at its word."
+            )
+        live = recorded_model(run, model, base_url, api_key=key)
+        found = run_blocking(counterfactuals(run, live, changes=[Change(name) for name in names]))
+    except (CodeVisionError, OSError) as error:
+        print(f"codevision: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    if as_json:
+        print(json.dumps(found.as_json(), ensure_ascii=False))
+    else:
+        _show(found)
+
+
+def _show(found: Faithfulness) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from kernel_agent.session.outputs import clean_text
+
+    console, table = Console(), Table()
+    for name in ("step", "change", "next action", "answer"):
+        table.add_column(name, overflow="fold")
+    for item in found.outcomes:
+        answer = escape(clean_text(f"{item.answers[1]}"))
+        acts = "other" if item.action_changed else "same"
+        told = f"[yellow]{answer}[/]" if item.answer_changed else answer
+        table.add_row(str(item.step + 1), str(item.change), f"[yellow]{acts}[/]" if item.action_changed else acts, told)
+    console.print(table)
+    score = "no step showed a picture and was followed by another" if found.score is None else f"{found.score:.2f}"
+    console.print(f"Faithfulness: {score}")

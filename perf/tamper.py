@@ -1,0 +1,511 @@
+"""Whether audits find every tampering, and where it is: `python -m perf.tamper --n 500 --json OUT [--seed 0]`.
+
+Makes a few honest runs (code, pictures, errors, interrupts, lossy and resized pictures, follow-up questions, malformed messages),
+signs them, and tampers with copies, one seeded random change each: any field of any cell and of the run's record (every kind of
+field at least once), the lowest bit of one pixel, a cell or an item taken out, put in, doubled or moved, the seal itself, a copy
+changed and signed again by another key; any file of a bundle; any line or blob of the journal of an unfinished run. Each is
+audited without running code, with the signer's key known to the auditor.
+
+- `n`, `found` (exit code 1), `located` (found, and the findings about integrity name that cell and field and no other cell).
+- `missed`: those not found or not located.
+- `kinds`: how many of each kind; `fields`: kinds of fields that were changed.
+- `saved`, `saved_alarms`: honest copies saved anew as editors do it, and how many of them gave a finding: it has to be 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import copy
+import io
+import json
+import random
+import re
+import shutil
+import tempfile
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import orjson
+from PIL import Image
+
+from kernel_agent import Agent, Budget, Task, Trajectory
+from kernel_agent.audit.audit import audit_file
+from kernel_agent.audit.bundle import write_bundle
+from kernel_agent.audit.content import place
+from kernel_agent.audit.finding import Outcome, Report
+from kernel_agent.audit.keys import load_signer, make_key
+from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.audit.seal import Expected, sign_file
+from kernel_agent.models.scripted import ScriptedModel
+from kernel_agent.session.images_view import ViewBounds
+from kernel_agent.types import ImageEncoding
+from perf import honest
+
+Path_ = tuple[Any, ...]
+_PLAIN = re.compile(r"[\w/+-]+", re.ASCII)
+_FORMATTING = {"execution_count", "id"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tampering:
+    """One change: `cell` and `field` are where the audit has to point; `field` "" for any of that cell."""
+
+    kind: str
+    cell: str
+    field: str
+
+
+class Runs:
+    """The honest files, and the keys."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        make_key(place / "key.pem")
+        make_key(place / "other.pem")
+        self.signer, self.other = (load_signer(place / name) for name in ("key.pem", "other.pem"))
+        self.notebooks: list[bytes] = []
+        self.bundles: list[bytes] = []
+
+    async def make(self) -> None:
+        for number in range(5):
+            path = self.place / f"honest-{number}.ipynb"
+            run = await _run(path, number)
+            if number == 0:
+                self._unfinished(run)
+            sign_file(path, self.signer)
+            self.notebooks.append(path.read_bytes())
+            write_bundle(path, path.with_suffix(".zip"))
+            self.bundles.append(path.with_suffix(".zip").read_bytes())
+
+    def _unfinished(self, run: Trajectory) -> None:
+        """A run whose process went away before its end: `crashed.ipynb` and `crashed.codevision`."""
+        path = self.place / "half.ipynb"
+        half = run.branch(0, in_turn=True)
+        half.record_to(path)
+        half.reopen_turn()
+        for step in run.steps[:3]:
+            half.add_step(step)
+        shutil.copytree(path.with_suffix(".codevision"), self.place / "crashed.codevision")
+        shutil.copy(path, self.place / "crashed.ipynb")
+        half.close()
+
+
+async def _run(path: Path, number: int) -> Trajectory:
+    codes = [*honest.codes(number, stops=False), "image_0.crop((5, 5, 80, 60))", "1 / 0", "display(image_0, 'seen')"]
+    if number == 3:
+        codes.append(honest.STOPPED[0])
+    replies = [f"I look.\n```python\n{code}\n```" for code in codes]
+    agent = Agent(
+        ScriptedModel([replies[0], "neither", *replies[1:], "<answer>7</answer>"]),
+        protocol="fenced",
+        budget=Budget(steps=len(codes) + 2, cell_seconds=1.0 if number == 3 else 60.0),
+        bounds=ViewBounds(max_pixels=3000, min_pixels=100) if number == 1 else ViewBounds(),
+        encoding=ImageEncoding(notebook="jpeg", view="jpeg") if number == 2 else ImageEncoding(),
+    )
+    run = await agent.arun(Task(question="How many?", images=(honest.picture(number),)), save_to=path)
+    await asyncio.to_thread(run.ask, "and now?", model=ScriptedModel(["<answer>8</answer>"]))
+    await asyncio.to_thread(run.close)
+    return run
+
+
+# Where things are
+
+
+def written(path: Path_) -> str:
+    """A path as audits write it."""
+    out = ""
+    for key in path:
+        if isinstance(key, int):
+            out += f"[{key}]"
+        else:
+            out += f".{key}" if _PLAIN.fullmatch(key) else f"[{json.dumps(key, ensure_ascii=False)}]"
+    return out.removeprefix(".")
+
+
+def walk(value: Any, path: Path_ = ()) -> Iterator[tuple[Any, Any, Path_]]:
+    """Everything inside a value, containers too: (holder, key, path)."""
+    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for key, inner in items:
+        yield value, key, (*path, key)
+        yield from walk(inner, (*path, key))
+
+
+def spots(run: Any) -> Iterator[tuple[str, Any, Any, Path_]]:
+    """Every place of content in a notebook: (part, holder, key, path as audits have it)."""
+    for cell in run["cells"]:
+        for key in ("cell_type", "source"):
+            yield cell["id"], cell, key, (key,)
+        for key in ("outputs", "attachments"):
+            for holder, inner, path in walk(cell.get(key, ()), (key,)):
+                if path[-1] not in _FORMATTING and not _is_line(holder, path) and holder.get(inner, 0) != {}:
+                    yield cell["id"], holder, inner, path
+        for key in ("codevision", "tags"):
+            for holder, inner, path in walk(cell["metadata"].get(key, ()), (key,)):
+                yield cell["id"], holder, inner, path
+    ours = {key: value for key, value in run["metadata"]["codevision"].items() if key != "seal"}
+    for holder, inner, path in walk(ours, ("codevision",)):
+        yield "run", run["metadata"]["codevision"] if len(path) == 2 else holder, inner, path
+
+
+def _is_line(holder: Any, path: Path_) -> bool:
+    """One line of a text that counts as a whole; a list of outputs or frames is handled by `_items`."""
+    return isinstance(holder, list)
+
+
+def lists(run: Any) -> Iterator[tuple[str, list[Any], Path_]]:
+    """Every list of content with two items or more."""
+    for part, holder, key, path in spots(run):
+        value = holder[key]
+        text = path[-1] in ("source", "text") or "data" in path
+        if isinstance(value, list) and len(value) > 1 and not text:
+            yield part, value, path
+    for cell in run["cells"]:
+        if len(cell.get("outputs", ())) > 1:
+            yield cell["id"], cell["outputs"], ("outputs",)
+
+
+# What is done
+
+
+def changed(value: Any, rng: random.Random) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + rng.choice((-1, 1))
+    if isinstance(value, float):
+        return float(np.nextafter(value, np.inf)) if abs(value) > 1e-300 else 1e-9
+    if value is None:
+        return 0
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        return [*value[:-1], changed(value[-1], rng)]
+    if isinstance(value, str):
+        at = rng.randrange(len(value) + 1)
+        return rng.choice(
+            (value[:at] + "x" + value[at:], value[:at] + value[at + 1 :] if at < len(value) else value + " ")
+        )
+    return {**value, "added": 1} if isinstance(value, dict) else [*value, 1]
+
+
+def lowest_bit(coded: Any, rng: random.Random) -> str:
+    """The same picture as PNG with the lowest bit of one channel of one pixel flipped."""
+    with Image.open(io.BytesIO(base64.b64decode("".join(coded)))) as picture:
+        pixels = np.array(picture)
+    pixels.flat[rng.randrange(pixels.size)] ^= 1
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def field_change(run: Any, rng: random.Random, want: str | None) -> Tampering | None:
+    """One field changed, taken out, or put in. `want` is the kind of field that it has to be."""
+    found = [spot for spot in spots(run) if want is None or generic(spot) == want]
+    part, holder, key, path = rng.choice(found)
+    value = holder[key]
+    if _is_picture(path) and rng.random() < 0.7:
+        holder[key] = lowest_bit(value, rng)
+        return Tampering(kind="lowest bit of a pixel", cell=place(part), field=written(path))
+    if rng.random() < 0.2 and path[-1] != "cell_type" and isinstance(holder, dict):
+        del holder[key]
+        return Tampering(kind="field taken out", cell=place(part), field=written(path))
+    if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(line, str) for line in value)):
+        holder[key] = changed(value, rng)
+        return Tampering(kind="field put in", cell=place(part), field=written(path))
+    holder[key] = changed(value, rng)
+    return Tampering(kind="field changed", cell=place(part), field=written(path)) if holder[key] != value else None
+
+
+def _is_picture(path: Path_) -> bool:
+    return path[-1] in ("image/png", "image/jpeg") or path[-2:-1] == ("views",)
+
+
+def pixel_change(run: Any, rng: random.Random) -> Tampering:
+    """The lowest bit of one channel of one pixel, of any picture that the notebook holds."""
+    part, holder, key, path = rng.choice([spot for spot in spots(run) if _is_picture(spot[3])])
+    holder[key] = lowest_bit(holder[key], rng)
+    return Tampering(kind="lowest bit of a pixel", cell=place(part), field=written(path))
+
+
+def cut_off(data: bytes, rng: random.Random) -> tuple[bytes, Tampering]:
+    """A file that ends too early."""
+    return data[: rng.randrange(len(data) - 1)], Tampering(kind="file cut off", cell="run", field="file")
+
+
+def generic(spot: tuple[str, Any, Any, Path_]) -> str:
+    """The kind of a field: its path without numbers, in the kind of its part."""
+    part, _, _, path = spot
+    return f"{re.sub(r'[0-9]+', 'N', part)}: {'.'.join('N' if isinstance(key, int) else re.sub(r'[0-9]+', 'N', key) for key in path)}"
+
+
+def item_change(run: Any, rng: random.Random) -> Tampering | None:
+    """An item of a list taken out, doubled or moved."""
+    part, items, path = rng.choice(list(lists(run)))
+    before, at = copy.deepcopy(items), rng.randrange(len(items))
+    kind = rng.choice(("taken out", "doubled", "moved"))
+    item = items.pop(at) if kind != "doubled" else copy.deepcopy(items[at])
+    if kind != "taken out":
+        items.insert((at + 1) % (len(items) + 1), item)
+    return Tampering(kind=f"item {kind}", cell=place(part), field=written(path)) if items != before else None
+
+
+def cell_change(run: Any, rng: random.Random) -> Tampering:
+    """A cell taken out, put in, doubled or moved."""
+    cells = run["cells"]
+    at = rng.randrange(len(cells))
+    kind = rng.choice(("taken out", "put in", "doubled", "moved"))
+    if kind == "taken out":
+        return Tampering(kind="cell taken out", cell=place(cells.pop(at)["id"]), field="cell")
+    if kind == "moved":
+        cell = cells.pop(at)
+        others = [number for number in range(len(cells) + 1) if number != at]
+        cells.insert(to := rng.choice(others), cell)
+        moved = cell if abs(to - at) > 1 else None  # of two neighbours either was moved
+        return Tampering(kind="cell moved", cell=place(moved["id"]) if moved else "", field="order")
+    new = copy.deepcopy(cells[at]) if kind == "doubled" else nbformat.v4.new_markdown_cell("# Answer\n\n8")
+    new["id"] = f"n{rng.randrange(10**6)}"
+    cells.insert(rng.randrange(len(cells) + 1), new)
+    return Tampering(kind=f"cell {kind}", cell=place(new["id"]), field="cell")
+
+
+def seal_change(run: Any, rng: random.Random) -> Tampering | None:
+    """The seal itself: any value in it changed or taken out, or all of it."""
+    ours = run["metadata"]["codevision"]
+    if rng.random() < 0.1:
+        del ours["seal"]
+        return Tampering(kind="seal taken out", cell="seal", field="")
+    holder, key, _ = rng.choice([spot for spot in walk(ours["seal"]) if not isinstance(spot[0][spot[1]], (dict, list))])
+    if rng.random() < 0.2 and isinstance(holder, dict):
+        del holder[key]
+    else:
+        holder[key] = changed(holder[key], rng)
+    return Tampering(kind="seal changed", cell="seal", field="")
+
+
+# Files
+
+
+def tamper_notebook(runs: Runs, rng: random.Random, target: Path, want: str | None) -> Tampering | None:
+    run = orjson.loads(rng.choice(runs.notebooks))
+    kinds: list[Callable[[Any, random.Random], Tampering | None]] = [
+        item_change,
+        cell_change,
+        pixel_change,
+        seal_change,
+    ]
+    if want is None and rng.random() < 0.05:
+        data, done = cut_off(rng.choice(runs.notebooks), rng)
+        target.write_bytes(data)
+        return done
+    if want is not None:
+        found = [data for data in runs.notebooks if any(generic(spot) == want for spot in spots(orjson.loads(data)))]
+        run = orjson.loads(rng.choice(found))
+    done = field_change(run, rng, want) if want is not None or rng.random() < 0.5 else rng.choice(kinds)(run, rng)
+    target.write_bytes(orjson.dumps(run))
+    if done is not None and done.cell != "seal" and rng.random() < 0.05:
+        try:
+            sign_file(target, runs.other)
+        except ValueError:
+            return done  # it is no run any more
+        return Tampering(kind="signed again by another key", cell="seal", field="signer")
+    return done
+
+
+def tamper_bundle(runs: Runs, rng: random.Random, target: Path) -> Tampering | None:
+    if rng.random() < 0.1:
+        data, cut = cut_off(rng.choice(runs.bundles), rng)
+        target.write_bytes(data)
+        return cut
+    with zipfile.ZipFile(io.BytesIO(rng.choice(runs.bundles))) as old:
+        held = {name: old.read(name) for name in old.namelist()}
+    name = rng.choice([name for name in held if name != "run.ipynb"])
+    kind = rng.choice(("changed", "taken out", "put in", "renamed", "notebook"))
+    done: Tampering | None = Tampering(kind=f"file of a bundle {kind}", cell="bundle", field=name)
+    if kind == "changed":
+        data = bytearray(held[name])
+        data[rng.randrange(len(data))] ^= 1
+        held[name] = bytes(data)
+    elif kind in ("taken out", "renamed"):
+        data_out = held.pop(name)
+        if kind == "renamed":
+            held[f"{name}.old"] = data_out
+    elif kind == "put in":
+        held["images/image_99.png"] = held[name]
+        done = Tampering(kind="file of a bundle put in", cell="bundle", field="images/image_99.png")
+    else:
+        run = orjson.loads(held["run.ipynb"])
+        done = field_change(run, rng, None)
+        held["run.ipynb"] = orjson.dumps(run)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for other, content in held.items():
+            new.writestr(other, content)
+    return done
+
+
+def tamper_journal(runs: Runs, rng: random.Random, target: Path) -> Tampering | None:
+    folder = target.with_suffix(".codevision")
+    shutil.copytree(runs.place / "crashed.codevision", folder)
+    shutil.copy(runs.place / "crashed.ipynb", target)
+    lines = (folder / "journal.jsonl").read_bytes().splitlines()
+    at = rng.randrange(len(lines))
+    kind = rng.choice(("line changed", "line taken out", "lines swapped", "blob changed", "blob taken out"))
+    field = f"line {at + 1}"
+    if kind.startswith("blob"):
+        blob = rng.choice(sorted((folder / "blobs").iterdir()))
+        data = bytearray(blob.read_bytes())
+        data[rng.randrange(len(data))] ^= 1
+        blob.unlink()
+        if kind == "blob changed":
+            blob.write_bytes(bytes(data))
+        field = blob.name
+    elif kind == "line changed":
+        record = orjson.loads(lines[at])
+        inside = [spot for spot in walk(record["data"]) if not isinstance(spot[0][spot[1]], (dict, list))]
+        holder, key, _ = rng.choice(inside)
+        holder[key] = changed(holder[key], rng)
+        lines[at] = orjson.dumps(record)
+    elif kind == "line taken out":
+        at = rng.randrange(len(lines) - 1)  # a journal that ends earlier is that of an earlier moment
+        field = f"line {at + 1}"
+        del lines[at]
+    else:
+        at = rng.randrange(len(lines) - 1)
+        field = f"line {at + 1}"
+        lines[at], lines[at + 1] = lines[at + 1], lines[at]
+    (folder / "journal.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    return Tampering(kind=f"journal: {kind}", cell="journal", field=field)
+
+
+def saved_anew(data: bytes, rng: random.Random) -> bytes:
+    """An honest copy as an editor saves it."""
+    run = nbformat.from_dict(orjson.loads(data))
+    run.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    run.metadata["language_info"] = {"name": "python", "version": f"3.{rng.randrange(11, 15)}.0"}
+    for cell in run.cells:
+        if rng.random() < 0.3:
+            cell.metadata["collapsed"] = True
+        if cell.cell_type == "code":
+            cell.execution_count = rng.choice((None, 7))
+    text = nbformat.writes(run, indent=rng.randrange(1, 5), sort_keys=rng.random() < 0.5)
+    return json.dumps(_as_javascript(json.loads(text))).encode() if rng.random() < 0.5 else text.encode()
+
+
+def _as_javascript(value: Any) -> Any:
+    """1.0 is 1 there."""
+    if isinstance(value, dict):
+        return {key: _as_javascript(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_javascript(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Judging
+
+
+def located(report: Report, done: Tampering) -> bool:
+    """Whether the findings about integrity point to the place, and to no other cell."""
+    check = "reading" if done.kind == "file cut off" else "integrity"
+    found = [item for item in report.findings if item.check == check and item.outcome is Outcome.FAILS]
+    if done.cell != "bundle":  # its other files follow from the notebook, and may not fit a changed one
+        found = [item for item in found if item.cell != "bundle"]
+    cells = {item.cell for item in found}
+    if done.cell == "journal":
+        line = re.fullmatch(r"line (\d+)", done.field)
+        names = (
+            {done.field}
+            if line is None
+            else {f"line {int(line[1])}", f"line {int(line[1]) + 1}", f"record {int(line[1]) - 1}"}
+        )
+        told = " ".join(f"{item.field} {item.message}" for item in found)
+        return cells == {"journal"} and any(re.search(rf"\b{re.escape(name)}\b", told) for name in names)
+    if done.field == "order" and not done.cell:
+        return bool(found) and all(item.field == "order" for item in found)
+    if not found or cells != {done.cell}:
+        return False
+    return (
+        any(item.field == done.field or item.field.startswith((f"{done.field}.", f"{done.field}[")) for item in found)
+        or not done.field
+    )
+
+
+async def measure(place: Path, n: int, seed: int) -> dict[str, Any]:
+    rng = random.Random(seed)
+    runs = Runs(place)
+    await runs.make()
+    expected, options = Expected(signers=(runs.signer.public_key.keyid,)), RerunOptions(code=False)
+    wanted = sorted({generic(spot) for data in runs.notebooks for spot in spots(orjson.loads(data))})
+    fields, total, left = len(wanted), 0, list(wanted)
+    rng.shuffle(left)
+    found = located_count = 0
+    missed: list[dict[str, Any]] = []
+    kinds: Counter[str] = Counter()
+    while total < n or left:
+        work = place / "work"
+        work.mkdir()
+        what = rng.choices(("notebook", "bundle", "journal"), (8, 2, 1))[0]
+        target = work / ("run.zip" if what == "bundle" else "run.ipynb")
+        if what == "notebook":
+            want = left.pop() if left else None
+            done = tamper_notebook(runs, rng, target, want)
+            if done is None and want is not None:
+                left.append(want)
+        else:
+            done = (tamper_bundle if what == "bundle" else tamper_journal)(runs, rng, target)
+        if done is not None:
+            report, _ = await audit_file(target, options, expected=expected if what != "journal" else Expected())
+            total += 1
+            kinds[done.kind] += 1
+            hit, exact = report.exit_code == 1, located(report, done)
+            found += hit
+            located_count += hit and exact
+            if not (hit and exact):
+                told = [(item.check, item.cell, item.field, item.message[:200]) for item in report.findings[:8]]
+                missed.append(
+                    {"kind": done.kind, "cell": done.cell, "field": done.field, "found": hit, "findings": told}
+                )
+        shutil.rmtree(work)
+    alarms: dict[str, int] = defaultdict(int)
+    for number in range(n // 5):
+        path = place / "saved.ipynb"
+        path.write_bytes(saved_anew(rng.choice(runs.notebooks), rng))
+        report, _ = await audit_file(path, options, expected=expected)
+        alarms["all"] += 1
+        alarms["bad"] += bool(report.findings)
+        if report.findings:
+            missed.append(
+                {"kind": f"saved anew {number}", "findings": [item.as_json() for item in report.findings[:5]]}
+            )
+    return {
+        "n": total,
+        "found": found,
+        "located": located_count,
+        "missed": missed,
+        "seed": seed,
+        "kinds": dict(kinds.most_common()),
+        "fields": fields,
+        "saved": alarms["all"],
+        "saved_alarms": alarms["bad"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="codevision-perf-") as place:
+        figures = asyncio.run(measure(Path(place), args.n, args.seed))
+    print(json.dumps({**figures, "missed": figures["missed"][:20]}, indent=1))
+    args.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Bundles and differences: what a stranger gets, and what somebody may have done to it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from forging import record
+from PIL import Image
+from typer.testing import CliRunner
+
+from kernel_agent.audit import bundle as bundles
+from kernel_agent.audit.audit import audit_file
+from kernel_agent.audit.bundle import write_bundle
+from kernel_agent.audit.finding import Report
+from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.blocking import run_blocking
+from kernel_agent.cli import app
+
+
+@pytest.fixture
+def notebook(picture: Image.Image, tmp_path: Path) -> Path:
+    run_blocking(record(["image_0.rotate(90, expand=True)"], picture, path=tmp_path / "a.ipynb"))
+    return tmp_path / "a.ipynb"
+
+
+def _audit(path: Path) -> Report:
+    return run_blocking(audit_file(path, RerunOptions(code=False)))[0]
+
+
+def _rewritten(path: Path, change: Callable[[dict[str, bytes]], object]) -> Path:
+    with zipfile.ZipFile(path) as old:
+        held = {name: old.read(name) for name in old.namelist()}
+    change(held)
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in held.items():
+            new.writestr(name, data)
+    return path
+
+
+def test_a_bundle_is_audited_like_its_notebook_and_never_unpacked(notebook: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.zip"
+    done = CliRunner().invoke(app, ["bundle", str(notebook), "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(app, ["bundle", str(notebook), "-o", str(path)]).exit_code == 1  # it exists
+    done = CliRunner().invoke(app, ["audit", str(path)])
+    assert (done.exit_code, "All holds" in done.output) == (0, True)
+    before = sorted(tmp_path.rglob("*"))
+    changes: list[tuple[Callable[[dict[str, bytes]], object], str]] = [
+        (lambda held: held.update({"images/image_1.png": held["images/image_0.png"]}), "images/image_1.png"),
+        (lambda held: held.update({"requirements.txt": b"x==1\n"}), "requirements.txt"),
+        (lambda held: held.pop("README.txt"), "README.txt"),
+        (lambda held: held.update({"../../evil.py": b"x"}), "../../evil.py"),
+        (lambda held: held.update({"/etc/evil": b"x"}), "/etc/evil"),
+        (lambda held: held.update({"a\x1b[2J\u202e": b"x"}), "a\x1b[2J\u202e"),
+    ]
+    for change, field in changes:
+        write_bundle(notebook, path, force=True)
+        report = _audit(_rewritten(path, change))
+        assert [(finding.cell, finding.field) for finding in report.findings] == [("bundle", field)]
+        done = CliRunner().invoke(app, ["audit", str(path), "--no-code"])
+        assert done.exit_code == 1
+        assert "\x1b[2J" not in done.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bundle_is_a_process_run_crate(notebook: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.zip"
+    names = write_bundle(notebook, path)
+    with zipfile.ZipFile(path) as bundle:
+        crate = json.loads(bundle.read("ro-crate-metadata.json"))
+        data = bundle.read("images/image_1.png")
+    known = {item["@id"]: item for item in crate["@graph"]}
+    root = known["./"]
+    assert root["conformsTo"] == {"@id": "https://w3id.org/ro/wfrun/process/0.5"}
+    assert {item["@id"] for item in root["hasPart"]} == set(names) - {"ro-crate-metadata.json"}
+    assert known["images/image_1.png"]["sha256"] == hashlib.sha256(data).hexdigest()
+    step = known["#step-1"]
+    assert (step["@type"], step["description"]) == ("CreateAction", "image_0.rotate(90, expand=True)")
+    assert step["object"] == {"@id": "images/image_0.png"}
+    assert step["result"] == {"@id": "images/image_1.png"}
+
+    def references(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(references, value))
+        if isinstance(value, dict):
+            inner = {key: item for key, item in value.items() if key not in ("@id", "@context")}
+            own = {value["@id"]} if set(value) == {"@id"} else set()
+            return own | references(list(inner.values()))
+        return set()
+
+    assert references(crate) - known.keys() == {"https://w3id.org/ro/crate/1.1"}
+
+
+def _bomb(path: Path) -> None:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made,
+        made.open("run.ipynb", "w", force_zip64=True) as file,
+    ):
+        for _ in range(bundles.MAX_BYTES // (1 << 24) + 1):
+            file.write(bytes(1 << 24))
+
+
+def _many(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as made:
+        for number in range(bundles.MAX_FILES + 1):
+            made.writestr(str(number), b"")
+
+
+def _lying(path: Path) -> None:
+    """A file that says it is small."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("run.ipynb", bytes(1 << 20))
+    path.write_bytes(made.getvalue().replace((1 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little")))
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (_bomb, "bytes in all: at most"),
+        (_many, "20,001 files"),
+        (_lying, "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "no whole bundle"),
+        (lambda path: _rewritten(path, lambda held: held.pop("run.ipynb")), "has no run.ipynb"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(10)), "no whole bundle"),
+    ],
+)
+def test_a_bundle_made_to_harm_is_refused(
+    harm: Callable[[Path], object], told: str, notebook: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.zip"
+    write_bundle(notebook, path)
+    harm(path)
+    report = _audit(path)
+    assert report.exit_code == 1
+    assert any(told in finding.message for finding in report.findings), report.findings
+
+
+def test_two_runs_are_compared_by_cells_and_pictures(notebook: Path, picture: Image.Image, tmp_path: Path) -> None:
+    other, page = tmp_path / "b.ipynb", tmp_path / "diff.html"
+    run_blocking(record(["image_0.rotate(270, expand=True)", "1 / 0"], picture, path=other))
+    done = CliRunner().invoke(app, ["diff", str(notebook), str(other), "--html", str(page)])
+    assert done.exit_code == 1, done.output
+    assert "image_0.rotate(270, expand=True)" in done.output
+    assert "ZeroDivisionError" in done.output
+    assert "image_1: 2400 pixels (100.00%) differ" in done.output
+    assert page.read_text().count("data:image/png;base64,") == 3
+    same = CliRunner().invoke(app, ["diff", str(notebook), str(notebook)])
+    assert (same.exit_code, same.output) == (0, "")
+    assert CliRunner().invoke(app, ["diff", str(notebook), str(tmp_path / "none.ipynb")]).exit_code == 2

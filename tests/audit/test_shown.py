@@ -1,0 +1,119 @@
+"""Without any seal: what a notebook shows is what its record gives, and the journal of an unfinished run fits it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import orjson
+import pytest
+from forging import record
+from nbclient import NotebookClient
+from PIL import Image
+
+from kernel_agent.audit.audit import audit_file
+from kernel_agent.audit.finding import Outcome, Report
+from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.blocking import run_blocking
+from kernel_agent.trajectory import Trajectory
+from kernel_agent.trajectory.export import write_self_contained
+
+CODES = ["print('seen')\nimage_0.rotate(90, expand=True)", "1 / 0"]
+
+
+@pytest.fixture
+def notebook(picture: Image.Image, tmp_path: Path) -> Path:
+    run_blocking(record(CODES, picture, path=tmp_path / "run.ipynb"))
+    return tmp_path / "run.ipynb"
+
+
+def _audit(path: Path) -> Report:
+    return run_blocking(audit_file(path, RerunOptions(code=False)))[0]
+
+
+def _cell(run: Any, name: str) -> Any:
+    return next(cell for cell in run["cells"] if cell["id"] == name)
+
+
+CHANGES: list[tuple[Callable[[Any], Any], tuple[str, str], int]] = [
+    (lambda run: _cell(run, "step-0").update(source=["1"]), ("step 1", "source"), 1),
+    (lambda run: _cell(run, "step-0")["outputs"][0].update(text=["x\n"]), ("step 1", "outputs[0].text"), 1),
+    (lambda run: _cell(run, "step-1").update(outputs=[]), ("step 2", "outputs[0].ename"), 1),
+    (lambda run: _cell(run, "turn-0-answer").update(source=["# Answer\n\n8"]), ("turn 1, answer", "source"), 1),
+    (lambda run: run["cells"].remove(_cell(run, "step-0-thought")), ("step 1, thought", "cell"), 1),
+    (lambda run: run["cells"].insert(0, run["cells"].pop()), ("turn 1, answer", "order"), 1),
+    (lambda run: run["cells"].append(nbformat.v4.new_markdown_cell("# Answer: 8", id="x")), ("cell 'x'", "cell"), 2),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CHANGES)))
+def test_a_cell_that_shows_something_else_than_the_record_is_named(number: int, notebook: Path) -> None:
+    change, place, code = CHANGES[number]
+    run = orjson.loads(notebook.read_bytes())
+    change(run)
+    notebook.write_text(json.dumps(run))
+    report = _audit(notebook)
+    assert report.exit_code == code
+    assert place in {(finding.cell, finding.field) for finding in report.findings}
+
+
+def test_a_notebook_that_was_run_again_or_exported_shows_what_its_record_gives(notebook: Path) -> None:
+    run = Trajectory.load(notebook)
+    write_self_contained(run, alone := notebook.with_name("alone.ipynb"))
+    assert _audit(alone).findings == ()
+    again = nbformat.read(notebook, as_version=4)
+    NotebookClient(again, kernel_name="python3", resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    before = notebook.read_bytes()
+    nbformat.write(again, notebook)
+    assert notebook.read_bytes() != before
+    found = [finding for finding in _audit(notebook).findings if "traceback" not in finding.field]
+    assert found == []
+
+
+@pytest.fixture
+def unfinished(notebook: Path) -> Path:
+    """A run whose process is gone: journal and notebook as they lay on the disk after the first step."""
+    run = Trajectory.load(notebook)
+    half = run.branch(0, in_turn=True)
+    path = notebook.with_name("half.ipynb")
+    half.record_to(path)
+    half.reopen_turn()
+    half.add_step(run.steps[0])
+    half.add_step(run.steps[1])
+    for source in (path, path.with_suffix(".codevision")):
+        copy = source.with_stem("crashed")
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
+    half.close()
+    return path.with_stem("crashed")
+
+
+def test_a_run_that_was_cut_off_is_unchecked_and_its_journal_must_fit(unfinished: Path) -> None:
+    folder = unfinished.with_suffix(".codevision")
+    report = _audit(unfinished)
+    assert [finding.outcome for finding in report.findings] == [Outcome.UNCHECKED]
+    assert "codevision recover crashed.ipynb" in report.findings[0].message
+    journal = folder / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+
+    def findings() -> set[tuple[Outcome, str, str]]:
+        return {(finding.outcome, finding.field, finding.message) for finding in _audit(unfinished).findings}
+
+    journal.write_bytes(b"".join([lines[0], lines[1].replace(b"seen", b"said"), *lines[2:]]))
+    assert any("line 3 does not follow line 2" in message for _, _, message in findings())
+    journal.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"ZeroDivision", b"NoDivision")]))
+    assert (Outcome.FAILS, "record 2", "the notebook has another step 1") in findings()
+    journal.write_bytes(b"".join(lines) + b'{"seq":3')
+    assert any("torn" in message for _, _, message in findings())
+    journal.write_bytes(b"".join(lines))
+    blob = max((folder / "blobs").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(blob.read_bytes()[:-1])
+    assert any("is damaged" in message for _, _, message in findings())
+    half = orjson.loads(unfinished.read_bytes())
+    half["cells"] = [cell for cell in half["cells"] if not cell["id"].startswith("step-1")]
+    half["metadata"]["codevision"]["steps"] = 1
+    unfinished.write_bytes(orjson.dumps(half))
+    assert any("1 records are not in the notebook yet" in message for _, _, message in findings())
