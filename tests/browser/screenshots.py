@@ -44,7 +44,9 @@ def take(folder: Path, theme: str, page: Page, lab: Lab) -> None:
     def shot(name: str) -> None:
         page.mouse.move(5, 400)
         page.wait_for_timeout(400)
-        page.evaluate("() => document.querySelectorAll('.Toastify__toast').forEach(toast => { toast.style.display = 'none' })")
+        page.evaluate(
+            "() => document.querySelectorAll('.Toastify__toast').forEach(toast => { toast.style.display = 'none' })"
+        )
         page.screenshot(path=str(folder / f"{name}-{theme}.png"))
 
     panel = opened(page, lab, theme)
