@@ -115,7 +115,7 @@ chromium:
 
 test-browser: panel wheel chromium ## the panel in a real JupyterLab, Notebook and Chromium; the wheel in a clean environment
 	$(NPM) test --silent
-	$(BIN)/python -m pytest -q -rP -m browser tests/browser
+	$(BIN)/python -m pytest -q -rP --durations=6 -m browser tests/browser
 
 screenshots: panel chromium ## pictures of the panel, into ./screenshots
 	$(BIN)/python -m tests.browser.screenshots screenshots

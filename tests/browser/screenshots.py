@@ -44,10 +44,14 @@ def take(folder: Path, theme: str, page: Page, lab: Lab) -> None:
     def shot(name: str) -> None:
         page.mouse.move(5, 400)
         page.wait_for_timeout(400)
+        page.evaluate(
+            "() => document.querySelectorAll('.Toastify__toast').forEach(toast => { toast.style.display = 'none' })"
+        )
         page.screenshot(path=str(folder / f"{name}-{theme}.png"))
 
     panel = opened(page, lab, theme)
     shot("empty")
+    panel.file("parcel.png").dblclick()
     panel.choose()
     shot("chosen")
     panel.at("question").fill("What is written on the label?")
@@ -62,7 +66,7 @@ def take(folder: Path, theme: str, page: Page, lab: Lab) -> None:
     panel.done()
     panel.at("open-notebook").click()
     page.locator(".jp-Notebook .jp-OutputArea-output img").first.wait_for()
-    page.wait_for_timeout(9000)  # the notification goes away
+    page.wait_for_timeout(1000)
     shot("done")
     panel.at("transcript").evaluate("box => box.scrollTo(0, 0)")
     shot("top")

@@ -31,7 +31,14 @@ export function Viewer({ run, images, index, show, close }: ViewerProps): JSX.El
   useEffect(() => {
     const before = document.activeElement;
     dialog.current?.focus();
+    const stay = (event: FocusEvent): void => {
+      if (dialog.current !== null && event.target instanceof Node && !dialog.current.contains(event.target)) {
+        dialog.current.focus(); // something of the page behind took the focus
+      }
+    };
+    document.addEventListener('focusin', stay);
     return () => {
+      document.removeEventListener('focusin', stay);
       if (before instanceof HTMLElement) {
         before.focus();
       }

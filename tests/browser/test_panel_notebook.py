@@ -12,7 +12,7 @@ from tests.browser.labs import Lab, running
 from tests.browser.panel import Panel
 from tests.browser.scripts import playing
 from tests.browser.stories import SCRIPTS, sample
-from tests.browser.test_insert import sending
+from tests.browser.test_panel_insert import sending
 
 pytestmark = pytest.mark.browser
 

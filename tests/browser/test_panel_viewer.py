@@ -97,7 +97,10 @@ def test_the_viewer_by_keyboard_alone(viewed: Panel) -> None:
     expect(viewed.at("stage-2")).to_be_hidden()
     for _ in range(30):  # Tab goes round inside
         viewed.page.keyboard.press("Tab")
-        assert viewed.page.evaluate("() => document.activeElement.closest('.cv-Viewer') !== null")
+        focused = viewed.page.evaluate(
+            "() => { const node = document.activeElement; return [!!node.closest('.cv-Viewer'), node.outerHTML.slice(0, 200)] }"
+        )
+        assert focused[0], focused[1]
     viewed.page.keyboard.press("Escape")
     expect(viewed.at("viewer")).to_be_hidden()
     expect(viewed.at("image-1")).to_be_focused()

@@ -76,6 +76,13 @@ def test_a_step_is_edited_afterwards_and_the_run_goes_on_in_a_branch(panel: Pane
     assert {"run": first, "steps": 0} in [run["parent"] for run in branch]
     kept = [event for event in panel.lab.events(first) if event["type"] == "step"]
     assert kept[0]["outputs"][0]["text"] == "first look\n"
+    edited = next(run["id"] for run in branch if run["parent"] == {"run": first, "steps": 0})
+    panel.at("close").click()
+    expect(panel.at("state")).to_have_text("closed")
+    panel.at("history").click()
+    panel.at(f"run-{edited}").click()  # from its notebook: what ran is still what is shown
+    expect(panel.at("step-0").get_by_test_id("codevision-code")).to_contain_text("print('third look')")
+    expect(panel.at("step-0")).to_contain_text("A person edited this code.")
 
 
 def test_rewind_and_fork_make_a_tree_whose_runs_can_be_visited(panel: Panel) -> None:
