@@ -37,7 +37,7 @@ import asyncio, json, sys
 from pathlib import Path
 from kernel_agent import KernelOptions
 from kernel_agent.audit.batch import audit_folder
-from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.audit.rerun_setup import RerunOptions
 
 def memory():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))

@@ -20,7 +20,8 @@ from kernel_agent.audit.beside import check_journal
 from kernel_agent.audit.bundle import NOTEBOOK, is_bundle, read_bundle, with_members
 from kernel_agent.audit.exchanges import exchanges
 from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
-from kernel_agent.audit.rerun import RerunOptions, check_isolation, rerun
+from kernel_agent.audit.rerun import rerun
+from kernel_agent.audit.rerun_setup import RerunOptions, check_isolation
 from kernel_agent.audit.said import check_record
 from kernel_agent.audit.seal import Expected, Seal, check_seal
 from kernel_agent.audit.shown import check_shown

@@ -18,7 +18,7 @@ from kernel_agent.audit import bundle as bundles
 from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.bundle import write_bundle
 from kernel_agent.audit.finding import Report
-from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
 

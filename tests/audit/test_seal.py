@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.finding import Report
 from kernel_agent.audit.keys import load_signer, make_key, pinned
-from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.audit.seal import Expected, sign_file
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
