@@ -157,9 +157,8 @@ def _show(report: Report) -> None:
     console = Console()
     colours = {"holds": "green", "fails": "red", "unchecked": "yellow"}
     if report.rerun is not None and report.rerun.cells:
-        table = Table(
-            title=f"{_safe(report.name)}: run again in isolation {report.rerun.isolation}", title_justify="left"
-        )
+        console.print(f"{_safe(report.name)}: run again in isolation {report.rerun.isolation}", highlight=False)
+        table = Table()
         for name in ("step", "verdict", "what", "why"):
             table.add_column(name, overflow="fold")
         for cell in report.rerun.cells:
