@@ -74,6 +74,14 @@ def check_isolation(kernel: KernelOptions, *, unsafe: bool) -> None:
         )
 
 
+def recorded_in(trajectory: Trajectory) -> dict[str, str]:
+    """What a run says it was made with."""
+    then = trajectory.header.get("environment")
+    known: Mapping[str, Json] = then if isinstance(then, Mapping) else {}
+    told = {name: str(known.get(name, "unknown"))[:200] for name in ("python", "platform")}
+    return told | {"isolation": trajectory.isolation[:80]}
+
+
 def environment_changes(header: Mapping[str, Json]) -> dict[str, tuple[str, str]]:
     """Versions that are not as recorded: name -> (recorded, here)."""
     then, now = header.get("environment"), environment()
