@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from kernel_agent.audit.batch import Batch
     from kernel_agent.audit.finding import Report
-    from kernel_agent.audit.rerun import RerunOptions
+    from kernel_agent.audit.rerun_setup import RerunOptions
     from kernel_agent.audit.seal import Expected
 
 HELP = """Check a saved run: its seal, its record, and its code, which is run again in a fresh isolated kernel.
@@ -73,7 +73,7 @@ def audit(
     """Audit a run or a folder of runs."""
     try:
         from kernel_agent.audit.keys import pinned
-        from kernel_agent.audit.rerun import RerunOptions
+        from kernel_agent.audit.rerun_setup import RerunOptions
         from kernel_agent.audit.seal import Expected
         from kernel_agent.errors import CodeVisionError
 
@@ -157,9 +157,8 @@ def _show(report: Report) -> None:
     console = Console()
     colours = {"holds": "green", "fails": "red", "unchecked": "yellow"}
     if report.rerun is not None and report.rerun.cells:
-        table = Table(
-            title=f"{_safe(report.name)}: run again in isolation {report.rerun.isolation}", title_justify="left"
-        )
+        console.print(f"{_safe(report.name)}: run again in isolation {report.rerun.isolation}", highlight=False)
+        table = Table()
         for name in ("step", "verdict", "what", "why"):
             table.add_column(name, overflow="fold")
         for cell in report.rerun.cells:

@@ -18,9 +18,10 @@ import orjson
 
 from kernel_agent.audit.beside import check_journal
 from kernel_agent.audit.bundle import NOTEBOOK, is_bundle, read_bundle, with_members
-from kernel_agent.audit.exchanges import exchanges
+from kernel_agent.audit.exchanges import exchanges, people
 from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
-from kernel_agent.audit.rerun import RerunOptions, check_isolation, rerun
+from kernel_agent.audit.rerun import rerun
+from kernel_agent.audit.rerun_setup import RerunOptions, check_isolation, recorded_in
 from kernel_agent.audit.said import check_record
 from kernel_agent.audit.seal import Expected, Seal, check_seal
 from kernel_agent.audit.shown import check_shown
@@ -124,7 +125,8 @@ async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool
     findings = list(report.findings)
     try:
         findings += check_record(trajectory, max_pixels=options.max_pixels)
-        report = replace(report, exchanges=tuple(exchanges(trajectory)))
+        asked, decided = tuple(exchanges(trajectory)), tuple(people(trajectory))
+        report = replace(report, exchanges=asked, people=decided, recorded=recorded_in(trajectory))
     except _CONTRADICTIONS as error:
         findings.append(_contradiction("record", error))
     try:

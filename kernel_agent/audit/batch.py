@@ -20,7 +20,7 @@ import orjson
 
 from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.finding import Outcome, Report
-from kernel_agent.audit.rerun import RerunOptions, check_isolation
+from kernel_agent.audit.rerun_setup import RerunOptions, check_isolation
 from kernel_agent.audit.seal import Expected
 from kernel_agent.errors import InputError, StorageError
 from kernel_agent.types import Json

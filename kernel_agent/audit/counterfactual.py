@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from kernel_agent.agent import Agent
 from kernel_agent.api import recorded_options
 from kernel_agent.audit.compare_images import decode
-from kernel_agent.audit.rerun import check_isolation
+from kernel_agent.audit.rerun_setup import check_isolation
 from kernel_agent.conversation import Conversation, history
 from kernel_agent.errors import InputError
 from kernel_agent.session.images_view import encode_png, over_white, pixel_sha256

@@ -87,6 +87,20 @@ def _image(image: KernelImage) -> dict[str, Json]:
     }
 
 
+def people(trajectory: Trajectory) -> list[dict[str, Json]]:
+    """Who approved, changed or refused the code of a step, and when."""
+    return [
+        {
+            "step": step + 1 if isinstance(step := event.data.get("step"), int) else None,
+            "what": event.kind,
+            "by": event.data.get("by", ""),
+            "time": event.time,
+        }
+        for event in trajectory.events
+        if event.kind in ("approved", "code_edited", "refused")
+    ]
+
+
 def _digests(trajectory: Trajectory) -> Iterator[str]:
     """SHA-256 of each request: a line of JSON a message, its images by what was sent of them, then tools and sampling."""
 

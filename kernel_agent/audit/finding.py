@@ -6,7 +6,7 @@ The rule: 1 where anything fails, else 2 where anything could not be checked, el
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -65,6 +65,8 @@ class Report:
         findings: all that does not hold or could not be checked.
         seal: the seal, where there is one that can be read; `signer_expected` where its signer was compared with a known one.
         exchanges: what the model was asked and said (see exchanges.py).
+        people: who approved, changed or refused code, when; as the run has it.
+        recorded: what the run says it was made with: interpreter, platform, isolation.
         rerun: the verdicts of the cells; None where nothing was run again.
     """
 
@@ -75,6 +77,8 @@ class Report:
     seal: Seal | None = None
     signer_expected: bool = False
     exchanges: tuple[Mapping[str, Json], ...] = ()
+    people: tuple[Mapping[str, Json], ...] = ()
+    recorded: Mapping[str, str] = field(default_factory=dict)
     rerun: Rerun | None = None
     seconds: float = 0.0
 
@@ -99,6 +103,8 @@ class Report:
             "findings": [finding.as_json() for finding in self.findings],
             "seal": None if self.seal is None else self.seal.as_json(),
             "exchanges": [dict(item) for item in self.exchanges],
+            "people": [dict(item) for item in self.people],
+            "recorded": dict(self.recorded),
             "rerun": None if self.rerun is None else self.rerun.as_json(),
             "seconds": round(self.seconds, 3),
         }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kernel_agent.audit.finding import Outcome, Report, sealed
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Verdict
-from kernel_agent.types import KernelImage
+from kernel_agent.types import Json, KernelImage
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
@@ -85,6 +85,10 @@ def _head(report: Report) -> str:
     rerun = report.rerun
     rows = [("Run", report.run_id or "not readable"), ("SHA-256 of the file", report.sha256 or "none: a run in memory")]
     rows.append(("Signature", sealed(report)))
+    if report.recorded:
+        rows.append(("Recorded in", ", ".join(f"{name} {value}" for name, value in report.recorded.items())))
+    if report.people:
+        rows.append(("Decisions of people", "; ".join(map(_decision, report.people[:_CELLS]))))
     if rerun is not None:
         rows.append(
             ("Cells", ", ".join(f"{count} {name}" for name, count in rerun.counts().items() if count) or "none")
@@ -95,6 +99,10 @@ def _head(report: Report) -> str:
     table = "".join(f'<tr><th class="k">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in rows)
     mark = _mark(words[report.outcome], _CLASS[report.outcome], big=True)
     return f"<h1>Audit of {_text(report.name)}</h1><p>{mark}</p><table>{table}</table>"
+
+
+def _decision(item: Mapping[str, Json]) -> str:
+    return f"{item['what']} by {item['by'] or 'somebody'} at step {item['step']}"
 
 
 def _findings(report: Report) -> str:

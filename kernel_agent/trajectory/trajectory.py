@@ -299,7 +299,7 @@ class Trajectory:
         return insert_cells(self, turn=turn)
 
     def audit(self, **options: Any) -> Report:
-        """Check the run and run all cells again in a fresh isolated kernel; `options` are those of `audit.rerun.RerunOptions`.
+        """Check the run and run all cells again in a fresh isolated kernel; `options` are those of `audit.rerun_setup.RerunOptions`.
 
         A saved run is audited as it is in its file, seal included; one that goes on, or is in memory only, without.
         No model is asked and no live kernel is used. `report.exit_code` is 0 where all holds, 1 where something fails, 2
@@ -309,8 +309,8 @@ class Trajectory:
 
         from kernel_agent.blocking import run_blocking
 
-        auditing, rerun = (importlib.import_module(f"kernel_agent.audit.{name}") for name in ("audit", "rerun"))
-        chosen = rerun.RerunOptions(**options)
+        auditing, setup = (importlib.import_module(f"kernel_agent.audit.{name}") for name in ("audit", "rerun_setup"))
+        chosen = setup.RerunOptions(**options)
         saved = self.path is not None and self._store is None and self.path.is_file()
         report: Report
         if saved and self.path is not None and Trajectory.load(self.path) == self:

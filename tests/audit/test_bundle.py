@@ -18,7 +18,7 @@ from kernel_agent.audit import bundle as bundles
 from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.bundle import write_bundle
 from kernel_agent.audit.finding import Report
-from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
 
@@ -97,13 +97,12 @@ def test_a_bundle_is_a_process_run_crate(notebook: Path, tmp_path: Path) -> None
     assert references(crate) - known.keys() == {"https://w3id.org/ro/crate/1.1"}
 
 
-def _bomb(path: Path) -> None:
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made,
-        made.open("run.ipynb", "w", force_zip64=True) as file,
-    ):
-        for _ in range(bundles.MAX_BYTES // (1 << 24) + 1):
-            file.write(bytes(1 << 24))
+def _resized(path: Path, held: int, told: int) -> None:
+    """A file of `held` zeros that says it has `told` bytes."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("run.ipynb", bytes(held))
+    path.write_bytes(made.getvalue().replace(held.to_bytes(4, "little"), told.to_bytes(4, "little")))
 
 
 def _many(path: Path) -> None:
@@ -112,20 +111,12 @@ def _many(path: Path) -> None:
             made.writestr(str(number), b"")
 
 
-def _lying(path: Path) -> None:
-    """A file that says it is small."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as out:
-        out.writestr("run.ipynb", bytes(1 << 20))
-    path.write_bytes(made.getvalue().replace((1 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little")))
-
-
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (_bomb, "bytes in all: at most"),
+        (lambda path: _resized(path, 1 << 20, 2 << 30), "bytes in all: at most"),
         (_many, "20,001 files"),
-        (_lying, "cannot be read"),
+        (lambda path: _resized(path, 1 << 20, 100), "cannot be read"),
         (lambda path: path.write_bytes(path.read_bytes()[:-30]), "no whole bundle"),
         (lambda path: _rewritten(path, lambda held: held.pop("run.ipynb")), "has no run.ipynb"),
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(10)), "no whole bundle"),

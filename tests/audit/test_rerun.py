@@ -11,7 +11,8 @@ from PIL import Image
 from kernel_agent import KernelOptions, KernelPool
 from kernel_agent.audit.audit import audit
 from kernel_agent.audit.finding import Outcome
-from kernel_agent.audit.rerun import RerunOptions, rerun
+from kernel_agent.audit.rerun import rerun
+from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.audit.verdicts import Verdict
 from kernel_agent.errors import InputError
 from kernel_agent.trajectory import Trajectory

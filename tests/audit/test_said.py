@@ -11,6 +11,10 @@ from forging import repaint
 from PIL import Image
 
 from kernel_agent import Agent, Budget, Task
+from kernel_agent.audit.audit import audit
+from kernel_agent.audit.exchanges import people
+from kernel_agent.audit.html import to_html
+from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.audit.said import check_record
 from kernel_agent.models.scripted import ScriptedModel
 from kernel_agent.protocols import PROTOCOLS
@@ -78,6 +82,12 @@ async def test_code_that_a_person_changed_or_refused_fits_what_was_decided(pictu
         "refused",
     ]
     assert _problems(run) == []
+    assert [(item["step"], item["what"], item["by"]) for item in people(run)] == [
+        (1, "code_edited", "ann"),
+        (2, "refused", "ann"),
+    ]
+    report = await audit(run, RerunOptions(code=False))
+    assert "code_edited by ann at step 1" in to_html(report, run)
     said = [replace(event, data={**event.data, "ran": "3", "reason": "x"}) for event in run.events]
     lied = Trajectory(replace(run._state, events=said))
     assert set(_problems(lied)) >= {("step 1", "action"), ("step 2", "observation")}

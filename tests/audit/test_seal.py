@@ -17,13 +17,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from forging import record
+from jupyter_server.services.contents.filemanager import FileContentsManager
 from PIL import Image
 from typer.testing import CliRunner
 
 from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.finding import Report
 from kernel_agent.audit.keys import load_signer, make_key, pinned
-from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.audit.seal import Expected, sign_file
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
@@ -158,6 +159,18 @@ def test_what_editors_change_on_saving_is_no_content(sealed: bytes, key: Path, t
     assert _places(_audit(orjson.dumps(floats), tmp_path / "run.ipynb", key)) == {
         ("run", "codevision.turns[0].started")
     }
+
+
+def test_what_a_jupyter_server_saves_is_the_same_content(sealed: bytes, key: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.ipynb"
+    path.write_bytes(sealed)
+    contents = FileContentsManager(root_dir=str(tmp_path))
+    model = contents.get("run.ipynb")
+    assert isinstance(model["content"]["cells"][0]["source"], str)  # as the browser has it
+    model["content"]["metadata"]["toc-autonumbering"] = True
+    contents.save(model, "run.ipynb")
+    assert path.read_bytes() != sealed
+    assert _audit(path.read_bytes(), path, key).findings == ()
 
 
 def test_another_key_makes_a_whole_seal_that_only_a_known_signer_tells_apart(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.finding import Outcome, Report
-from kernel_agent.audit.rerun import RerunOptions
+from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.blocking import run_blocking
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.trajectory.export import write_self_contained

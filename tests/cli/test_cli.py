@@ -114,6 +114,18 @@ def test_runs_are_signed_where_there_is_a_key_also_those_that_fail(
         assert codevision("audit", name, cwd=tmp_path, **conf).returncode == 0
 
 
+def test_counterfactuals_of_a_model_that_does_not_look(serve: Any, picture_file: Path, tmp_path: Path) -> None:
+    url = serve(TURN, ANSWER)
+    assert codevision("ask", "What?", picture_file, "-o", "a.ipynb", "--base-url", url, cwd=tmp_path).returncode == 0
+    given = ("counterfactuals", "a.ipynb", "--change", "blank")
+    done = codevision(*given, "--base-url", url, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["score"], [item["change"] for item in told["branches"]]) == (0.0, ["control", "blank"])
+    assert "--base-url" in codevision(*given, cwd=tmp_path).stderr  # the file does not choose the server
+    assert "Faithfulness: 0.00" in codevision(*given, "--base-url", url, cwd=tmp_path).stdout
+
+
 def test_unreachable_server(picture_file: Path, tmp_path: Path) -> None:
     done = codevision("ask", "What?", picture_file, "--base-url", "http://127.0.0.1:9/v1", "--model", "m", cwd=tmp_path)
     assert done.returncode == 1
