@@ -37,7 +37,10 @@ class Canvas:
         self.size = size
         self.lines: list[Line] = []
         self._paragraphs: list[Paragraph] = []
-        self._array: Pixels | None = np.full((size[1], size[0], 3), colour, np.uint8)
+        self._array: Pixels | None = np.full((size[1], size[0], 3), 255, np.uint8)
+        if colour != WHITE:
+            self._array = np.empty((size[1], size[0], 3), np.uint8)
+            cv2.rectangle(self._array, (0, 0), size, colour, -1)  # NumPy takes ten times as long
         self._image: Image.Image | None = None
 
     @classmethod

@@ -10,9 +10,11 @@ The canonical picture is the stored one with its orientation undone, pixel for p
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,13 +24,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import orjson
 from PIL import Image
 
 from kernel_agent.errors import InputError, StorageError
 from kernel_agent.session.png import write_png
 from kernel_agent.tasks import mvtool
 from kernel_agent.tasks.corruptions import apply
-from kernel_agent.tasks.dataset import IMAGES, TASKS, write_tasks
+from kernel_agent.tasks.dataset import IMAGES, TASKS
 from kernel_agent.tasks.drawing import Draw, Drawing, Question
 from kernel_agent.tasks.ground_truth import Corruption, GroundTruth, Operation, correction
 from kernel_agent.tasks.orientation import Orientation
@@ -69,14 +72,14 @@ class Generated:
 
     @property
     def suffix(self) -> str:
-        """Photographs are JPEG (quality 92, no subsampling), drawings PNG."""
+        """Photographs are JPEG (quality 90), drawings PNG."""
         return ".jpg" if self.drawing.photo else ".png"
 
     def packed(self) -> bytes:
         """The picture as a file."""
         if self.drawing.photo:
-            quality = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
-            _, packed = cv2.imencode(".jpg", self.shown[:, :, ::-1], quality)
+            bgr = cv2.cvtColor(self.shown, cv2.COLOR_RGB2BGR)
+            _, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])
             return packed.tobytes()
         return write_png("RGB", (self.shown.shape[1], self.shown.shape[0]), self.shown.tobytes())
 
@@ -202,7 +205,7 @@ def write_dataset(
             progress(count)
             return 0
         starts = range(0, count, _CHUNK)
-        missing = [start for start in starts if not (root / _RECORDS / f"{start:08d}.json").exists()]
+        missing = [start for start in starts if not _record(root, start, TASKS).exists()]
         done = count - sum(min(_CHUNK, count - start) for start in missing)
         drawn = 0
         progress(done)
@@ -241,13 +244,14 @@ def _mapped(work: Callable[[int], int], starts: list[int], workers: int) -> Iter
     if workers == 1 or len(starts) < 2:
         yield from map(work, starts)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(starts)), _one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(starts)), _worker) as pool:
         yield from pool.imap_unordered(work, starts)
 
 
-def _one_thread() -> None:
-    """OpenCV's threads only stand in each other's way where there is a process a core."""
+def _worker() -> None:
+    """OpenCV's threads only stand in each other's way where there is a process a core; and nothing drawn has cycles."""
     cv2.setNumThreads(1)
+    gc.set_threshold(100_000, 50, 50)
 
 
 def _chunk(
@@ -260,32 +264,34 @@ def _chunk(
     start: int,
 ) -> int:
     """Draw some tasks; the record of them is written last, so what it names is there."""
-    records = []
+    tasks, annotations = [], []
     for index in range(start, min(start + _CHUNK, count)):
         made = generate(series, seed, index, split=split, corruptions=corruptions)
         assert made.task.image is not None
         _write(root / made.task.image, made.packed(), sync=False)
-        annotation = made.drawing.annotation.to_json() | {"image_id": made.task.id}
-        records.append({"task": made.task.to_json(), "annotation": annotation})
-    _write(root / _RECORDS / f"{start:08d}.json", json.dumps(records).encode(), sync=False)
-    return len(records)
+        tasks.append(orjson.dumps(made.task.to_json()))
+        annotations.append(orjson.dumps(made.drawing.annotation.to_json() | {"image_id": made.task.id}))
+    for name, lines in ((ANNOTATIONS, annotations), (TASKS, tasks)):
+        _write(_record(root, start, name), b"\n".join([*lines, b""]), sync=False)
+    return len(tasks)
+
+
+def _record(root: Path, start: int, name: str) -> Path:
+    return root / _RECORDS / f"{start:08d}-{name}"
 
 
 def _gather(root: Path, starts: range) -> None:
     """The records become the two files that readers want; the tasks last, as they say that all is there."""
-    tasks: list[GroundTruth] = []
-    part = root / (ANNOTATIONS + ".part")
-    with part.open("w", encoding="utf-8") as out:
-        for start in starts:
-            for record in json.loads((root / _RECORDS / f"{start:08d}.json").read_text(encoding="utf-8")):
-                tasks.append(GroundTruth.from_json(record["task"]))
-                out.write(json.dumps(record["annotation"], ensure_ascii=False) + "\n")
-    part.replace(root / ANNOTATIONS)
-    os.sync()  # the pictures before what names them
-    write_tasks(root, tasks)
-    for start in starts:
-        (root / _RECORDS / f"{start:08d}.json").unlink()
-    (root / _RECORDS).rmdir()
+    os.sync()  # the pictures and records before what says that all are there
+    for name in (ANNOTATIONS, TASKS):
+        part = root / (name + ".part")
+        with part.open("wb") as out:
+            for start in starts:
+                out.write(_record(root, start, name).read_bytes())
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(root / name)
+    shutil.rmtree(root / _RECORDS)
 
 
 def _write(path: Path, data: bytes, *, sync: bool = True) -> None:

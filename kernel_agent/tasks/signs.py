@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from kernel_agent.tasks import camera
 from kernel_agent.tasks import vocabulary as v
 from kernel_agent.tasks.annotation import Line, bounding_box
-from kernel_agent.tasks.canvas import Canvas, Colour, text_width, wrap
+from kernel_agent.tasks.canvas import Canvas, Colour, Pixels, text_width, wrap
 from kernel_agent.tasks.drawing import Drawing, Question
 from kernel_agent.tasks.ground_truth import AnswerType, Kind
 from kernel_agent.tasks.placing import Quad, leaning, place
@@ -56,19 +57,20 @@ def _street(
     canvas = Canvas((width, height))
     pixels = canvas.pixels
     ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-    pixels[:] = (sky + (250 - sky) * ramp * 0.6).astype(np.uint8)[:, None, :]
+    column = np.ascontiguousarray((sky + (250 - sky) * ramp * 0.6).astype(np.uint8)[:, None, :])
+    cv2.repeat(column, 1, width, dst=pixels)
     wall = np.asarray(v.choose(rng, ((168, 96, 74), (198, 186, 164), (140, 142, 146), (206, 190, 150), (112, 124, 132))))
     right = round(width * rng.uniform(0.74, 0.84))
     ground = round(height * rng.uniform(0.82, 0.87))
     top = round(height * rng.uniform(0.02, 0.08))
-    pixels[top:ground, :right] = wall
+    canvas.rectangle((0, top, right, ground), _colour(wall))
     _courses(rng, pixels[top:ground, :right], wall)
     far = round(height * rng.uniform(0.3, 0.5))
-    pixels[far:ground, right:] = np.clip(wall * 0.4 + sky * 0.5, 0, 255).astype(np.uint8)
+    canvas.rectangle((right, far, width, ground), _colour(wall * 0.4 + sky * 0.5))
     for x in range(right + 24, width - 30, 62):
         for y in range(far + 26, ground - 50, 74):
             canvas.rectangle((x, y, x + 32, y + 44), (92, 104, 120))
-    pixels[ground:] = v.choose(rng, ((122, 120, 118), (150, 144, 136), (98, 98, 104)))
+    canvas.rectangle((0, ground, width, height), v.choose(rng, ((122, 120, 118), (150, 144, 136), (98, 98, 104))))
     for x in range(-width, 2 * width, 130):
         canvas.line([(x, height), (x + (width / 2 - x) * 0.25, ground)], (108, 106, 104), 1)
     canvas.line([(0, ground), (width, ground)], (70, 68, 66), 4)
@@ -99,7 +101,7 @@ def _street(
     ]
 
 
-def _courses(rng: np.random.Generator, part: np.ndarray, wall: np.ndarray) -> None:
+def _courses(rng: np.random.Generator, part: Pixels, wall: NDArray[np.integer]) -> None:
     """Bricks or plaster."""
     height, width = part.shape[:2]
     if rng.random() < 0.6:
@@ -107,7 +109,7 @@ def _courses(rng: np.random.Generator, part: np.ndarray, wall: np.ndarray) -> No
         tall, long = 18, 52
         shades = rng.integers(-12, 13, (height // tall + 1, width // long + 2))
         tone = cv2.resize(shades.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
-        part[:] = np.clip(part + tone[:, :, None], 0, 255).astype(np.uint8)
+        _shade(part, tone)
         for row, y in enumerate(range(0, height, tall)):
             cv2.line(part, (0, y), (width, y), mortar, 2)
             for x in range((row % 2) * long // 2, width, long):
@@ -115,7 +117,18 @@ def _courses(rng: np.random.Generator, part: np.ndarray, wall: np.ndarray) -> No
     else:
         coarse = rng.normal(0, 7, (height // 3, width // 3)).astype(np.float32)
         tone = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-        part[:] = np.clip(part + tone[:, :, None], 0, 255).astype(np.uint8)
+        _shade(part, tone)
+
+
+def _shade(part: Pixels, tone: NDArray[np.float32]) -> None:
+    """Brighter or darker by `tone`, in place."""
+    brighter, darker = (np.clip(sign * tone, 0, 255).astype(np.uint8) for sign in (1, -1))
+    part[:] = cv2.subtract(cv2.add(part, cv2.merge([brighter] * 3)), cv2.merge([darker] * 3))
+
+
+def _colour(values: NDArray[np.floating | np.integer]) -> Colour:
+    red, green, blue = (int(c) for c in np.clip(values, 0, 255))
+    return red, green, blue
 
 
 def _board(size: tuple[int, int], ground: Colour, ink: Colour) -> Canvas:
