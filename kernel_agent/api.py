@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from kernel_agent.agent import Agent
 from kernel_agent.blocking import background_loop, run_blocking
-from kernel_agent.conversation import Conversation, check_question
+from kernel_agent.conversation import Conversation, check_question, history
 from kernel_agent.errors import InputError
 from kernel_agent.notices import Watch
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Budget, ImageEncoding, Message, Sampling
+from kernel_agent.types import Budget, ImageEncoding, Sampling
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
@@ -88,18 +88,12 @@ def continue_trajectory(
         trajectory.record_to(save_to, force=force)
     else:
         trajectory.reopen()
-    return _turn(_conversation(agent, trajectory), question, watch)
+    return _turn(taken_up(agent, trajectory), question, watch)
 
 
-def _conversation(agent: Agent, trajectory: Trajectory) -> Conversation:
+def taken_up(agent: Agent, trajectory: Trajectory) -> Conversation:
     """The trajectory's conversation as the model knows it, with a session that has yet to get its state."""
-    sent: list[Message] = [message for step in trajectory.steps for message in step.new_messages]
-    new: list[Message] = []
-    if trajectory.steps:
-        last = trajectory.steps[-1]
-        new.append(agent.protocol.reply(last.completion))
-        if last.observation is not None:
-            new += agent.protocol.observe(last.completion, last.observation.content)
+    sent, new = history(agent.protocol, trajectory)
     session = agent.session()
     session.resume_from(trajectory.images, [step.cell for step in trajectory.steps if step.cell is not None])
     return Conversation(agent.model, agent.protocol, agent.sampling, session, trajectory, sent, new)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 from kernel_agent import prompts
 from kernel_agent.types import Budget, CellResult, Completion, ImagePart, Json, Message, StopReason, TextPart
@@ -13,11 +15,43 @@ class Spending:
 
     def __init__(self, budget: Budget, *, images: int = 0) -> None:
         self.budget = budget
-        self.deadline = asyncio.get_running_loop().time() + budget.seconds
+        self._clock = asyncio.get_running_loop().time
+        self.deadline = self._clock() + budget.seconds
+        self._limit: asyncio.Timeout | None = None
         self.images = images  # made by the run so far, earlier turns included
         self.steps = self.tokens = self.pixels = self.malformed = 0
         self.refused = False
         self.over: StopReason | None = None  # the model was told that its next message is the last
+
+    @contextlib.asynccontextmanager
+    async def within_time(self) -> AsyncIterator[None]:
+        """TimeoutError for what is inside when the turn's time is over."""
+        async with asyncio.timeout_at(self.deadline) as self._limit:
+            yield
+
+    @contextlib.asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        """The turn's time stands still inside: a person is waited for."""
+        began = self._clock()
+        if self._limit is not None:
+            self._limit.reschedule(None)
+        try:
+            yield
+        finally:
+            self.deadline += self._clock() - began
+            if self._limit is not None and not self._limit.expired():
+                self._limit.reschedule(self.deadline)
+
+    def left(self) -> dict[str, float]:
+        """What is left: model calls, seconds, completion tokens, images; never below 0."""
+        budget = self.budget
+        left = {
+            "steps": budget.steps - self.steps,
+            "seconds": round(self.deadline - self._clock(), 3),
+            "tokens": budget.tokens - self.tokens,
+            "images": budget.images - self.images,
+        }
+        return {name: max(0, value) for name, value in left.items()}
 
     @property
     def tokens_left(self) -> int:

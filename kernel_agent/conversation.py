@@ -1,7 +1,8 @@
 """The loop: ask the model, read its action, run it, tell it what came of it, until it answers or a limit is met.
 
 A `Conversation` is one run: a session, a trajectory and the messages so far. A failed run is data: model and kernel
-failures end the turn with a typed stop reason and are kept in `Trajectory.failure`; only a cancel is raised on.
+failures end the turn with a typed stop reason and are kept in `Trajectory.failure`; only a cancel is raised on. A person
+may watch (notices.py) and steer (steering.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 from kernel_agent import prompts
 from kernel_agent.budget import Spending
 from kernel_agent.errors import InputError, KernelError, ModelError
-from kernel_agent.notices import ActionRead, StepDone, TextWritten, Watch
+from kernel_agent.notices import ActionRead, CellStarted, StepDone, TextWritten, Watch
 from kernel_agent.protocols import Protocol
 from kernel_agent.session import Session
+from kernel_agent.steering import Decision, Instead, Steering
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import (
     Answer,
@@ -59,26 +61,46 @@ class Conversation:
         self._sent = list(sent)  # the last request's messages
         self._new = list(new)  # what the next request adds
 
-    async def ask(self, question: str, *, watch: Watch | None = None) -> Trajectory:
+    async def ask(self, question: str, *, watch: Watch | None = None, steering: Steering | None = None) -> Trajectory:
         """Ask, and run steps until an answer or a limit. Model and kernel failures end the turn; a cancel is raised."""
         check_question(question)
-        trajectory = self.trajectory
-        made = sum(image.origin != "input" for image in self.session.images)
-        spent = Spending(self.session.budget, images=made)
         first = not self._sent and not self._new  # a turn before may have ended without a request
-        trajectory.begin_turn(question)
-        trajectory.failure = None
+        self.trajectory.begin_turn(question)
         if first:
             self._new.append(Message(role="system", content=(TextPart(text=self.protocol.system()),)))
         parts = prompts.question(question, self.session.images if first else ())
+        spent = self._spending()
         self._new.append(Message(role="user", content=(*parts, *spent.notice())))
-        answer: str | None = None
+        return await self._turn(spent, watch, steering, None)
+
+    async def resume(
+        self, instead: Instead, *, watch: Watch | None = None, steering: Steering | None = None
+    ) -> Trajectory:
+        """Go on with the open turn of a branch, with `instead` as its next step."""
+        self.trajectory.reopen_turn()
+        return await self._turn(self._spending(), watch, steering, instead)
+
+    def _spending(self) -> Spending:
+        turn_began = self.trajectory.turns[-1].first_step
+        spent = Spending(self.session.budget, images=sum(image.origin != "input" for image in self.session.images))
+        for step in self.trajectory.steps[turn_began:]:  # of a branch
+            spent.add(step.completion)
+        return spent
+
+    async def _turn(
+        self, spent: Spending, watch: Watch | None, steering: Steering | None, instead: Instead | None
+    ) -> Trajectory:
+        """Steps until the turn is over."""
+        trajectory, answer = self.trajectory, None
+        trajectory.failure = None
         reason: StopReason | None = None
         starting = asyncio.ensure_future(self._start())  # while the model writes its first message
         try:
-            async with asyncio.timeout_at(spent.deadline):
+            async with spent.within_time():
                 while reason is None:
-                    reason, answer = await self._step(spent, watch or (lambda notice: None), starting)
+                    told = watch or (lambda notice: None)
+                    reason, answer = await self._step(spent, told, steering, instead, starting)
+                    instead = None
         except TimeoutError:
             reason = StopReason.TIME_LIMIT
         except asyncio.CancelledError:
@@ -104,37 +126,60 @@ class Conversation:
             self.trajectory.add_event(_event("kernel_started", isolation=isolation))
 
     async def _step(
-        self, spent: Spending, watch: Watch, starting: asyncio.Future[None]
+        self,
+        spent: Spending,
+        watch: Watch,
+        steering: Steering | None,
+        instead: Instead | None,
+        starting: asyncio.Future[None],
     ) -> tuple[StopReason | None, str | None]:
         """One model call and what follows from it; the step is saved even when the cell is cancelled."""
-        protocol, index, began = self.protocol, len(self.trajectory.steps), time.time()
-        clock = time.perf_counter()
+        protocol, index = self.protocol, len(self.trajectory.steps)
+        if steering is not None and instead is None:
+            async with spent.stopped():
+                await steering.before_model(index)
+        began, clock = time.time(), time.perf_counter()
         sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, spent.tokens_left))
         new_messages = tuple(self._new)
         spent.show(new_messages)
-        request = Request(messages=(*self._sent, *new_messages), tools=protocol.tools, sampling=sampling)
-        completion = await self.model.complete(request, on_text=lambda text: watch(TextWritten(step=index, text=text)))
+        if instead is None:
+            request = Request(messages=(*self._sent, *new_messages), tools=protocol.tools, sampling=sampling)
+            completion = await self.model.complete(
+                request, on_text=lambda text: watch(TextWritten(step=index, text=text))
+            )
+        else:
+            completion = instead.completion
         spent.add(completion)
         if spent.steps == 1 and (described := dict(self.model.describe())) != self.trajectory.model:
             self.trajectory.add_event(Event(kind="model_described", time=time.time(), data=described))
-        self._sent, self._new = list(request.messages), [protocol.reply(completion)]
+        self._sent, self._new = [*self._sent, *new_messages], [protocol.reply(completion)]
         parsed = protocol.parse(completion, images=len(self.session.images))
         action = parsed.action
-        watch(ActionRead(step=index, thought=parsed.thought, action=action))
         cell: CellResult | None = None
         report: tuple[Part, ...] = ()
+        status = Status.MALFORMED
         reason = StopReason.ANSWER if isinstance(action, Answer) else spent.over
+        watch(ActionRead(step=index, thought=parsed.thought, action=action, runs=reason is None))
         try:
             if isinstance(action, RunCode) and reason is None:
-                known = tuple(self.session.images)
-                ran = len(self.session.cells)
-                try:
-                    await starting
-                    cell = await self.session.arun(action.code, image_index=action.image_index)
-                finally:
-                    cell = next(iter(self.session.cells[ran:]), None)
-                spent.cell(cell)
-                report = prompts.cell_report(cell, known) if cell else ()
+                decision = await self._decide(spent, steering, instead, index, action)
+                edited = decision is not None and decision.code not in (None, action.code)
+                if decision is not None and decision.code is None:
+                    status, report = Status.REFUSED, prompts.refused_report(decision.reason)
+                else:
+                    action = replace(action, code=decision.code) if decision is not None and decision.code else action
+                    known = tuple(self.session.images)
+                    ran = len(self.session.cells)
+                    try:
+                        await starting
+                        watch(CellStarted(step=index, code=action.code, edited=edited))
+                        cell = await self.session.arun(action.code, image_index=action.image_index)
+                    finally:
+                        cell = next(iter(self.session.cells[ran:]), None)
+                    spent.cell(cell)
+                    if cell is not None:
+                        status = cell.status
+                        report = (*prompts.edited_report(action.code, edited), *prompts.cell_report(cell, known))
             elif isinstance(action, Malformed):
                 report = prompts.malformed_report(action)
             spent.malformed = spent.malformed + 1 if isinstance(action, Malformed) else 0
@@ -144,7 +189,6 @@ class Conversation:
             observation = None
             if report:
                 report = (*report, *spent.notice())
-                status = cell.status if cell else Status.MALFORMED
                 observation = Observation(status=status, content=report)
                 self._new += protocol.observe(completion, report)
             step = Step(
@@ -160,8 +204,23 @@ class Conversation:
                 seconds=time.perf_counter() - clock,
             )
             self.trajectory.add_step(step)
-            watch(StepDone(step=step))
+            watch(StepDone(step=step, left=spent.left()))
         return reason, action.text if isinstance(action, Answer) else None
+
+    async def _decide(
+        self, spent: Spending, steering: Steering | None, instead: Instead | None, index: int, action: RunCode
+    ) -> Decision | None:
+        """What a person says of code that is about to run; recorded with the trajectory."""
+        decision = instead.decision if instead is not None else None
+        if steering is not None and instead is None:
+            async with spent.stopped():
+                decision = await steering.before_code(index, action)
+        if decision is not None:
+            kind = "refused" if decision.code is None else "approved" if decision.code == action.code else "code_edited"
+            said: dict[str, Json] = {"reason": decision.reason} if decision.code is None else {}
+            said |= {"written": action.code, "ran": decision.code} if kind == "code_edited" else {}
+            self.trajectory.add_event(_event(kind, step=index, by=decision.by, **said))
+        return decision
 
     def detached(self) -> Callable[[Trajectory], Conversation]:
         """How to take this conversation up again with its trajectory, without holding on to that."""
@@ -173,6 +232,18 @@ class Conversation:
         """Stop the kernel and finish the notebook."""
         await self.session.aclose()
         self.trajectory.close()
+
+
+def history(protocol: Protocol, trajectory: Trajectory) -> tuple[list[Message], list[Message]]:
+    """What the model has been told, from a trajectory: (the last request's messages, what the next one adds)."""
+    sent = [message for step in trajectory.steps for message in step.new_messages]
+    new: list[Message] = []
+    if trajectory.steps:
+        last = trajectory.steps[-1]
+        new.append(protocol.reply(last.completion))
+        if last.observation is not None:
+            new += protocol.observe(last.completion, last.observation.content)
+    return sent, new
 
 
 def check_question(question: str) -> None:

@@ -14,6 +14,8 @@
     │   └── ModelFailed         5xx, or an answer that is not one
     ├── TrajectoryError     a notebook or journal that cannot be read
     ├── StorageError        the notebook cannot be written (path, space, in use)
+    ├── LiveError           a command that a live run cannot follow now
+    │   └── NoSuchRun           no run has this id
     └── LineageError        a box cannot be mapped: the image's origin is unknown
 
 Each message names the value, the limit and the remedy. What goes wrong inside the model's code is never an exception
@@ -81,3 +83,11 @@ class StorageError(CodeVisionError, OSError):
 
 class LineageError(CodeVisionError, LookupError):
     """A box cannot be mapped back because the image's geometric origin is unknown."""
+
+
+class LiveError(CodeVisionError, RuntimeError):
+    """A live run cannot follow this command in the state it is in."""
+
+
+class NoSuchRun(LiveError):
+    """No run, live or saved, has this id."""

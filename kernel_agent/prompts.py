@@ -175,6 +175,21 @@ def malformed_report(action: Malformed) -> tuple[Part, ...]:
     return (TextPart(text=f"Nothing was run: {action.problem} {action.remedy}\n"),)
 
 
+def refused_report(reason: str) -> tuple[Part, ...]:
+    """A person did not let the code run."""
+    why = f" They say: {reason.strip()}" if reason.strip() else ""
+    return (TextPart(text=f"Nothing was run: the user did not allow this code.{why} Try another way, or answer.\n"),)
+
+
+def edited_report(code: str, edited: bool) -> tuple[Part, ...]:
+    """What ran in place of the model's code, where a person changed it."""
+    if not edited:
+        return ()
+    return (
+        TextPart(text=f"The user changed your code before it ran. This is what ran:\n```python\n{_line(code)}```\n"),
+    )
+
+
 LAST_MESSAGE = "This is your last message: answer now, without running more code.\n"
 """Said when a limit is near, so that the model answers instead of being cut."""
 

@@ -39,6 +39,7 @@ class Status(StrEnum):
     TIMEOUT = "timeout"  # the cell ran past its deadline and was interrupted; state kept
     KILLED = "killed"  # the kernel died or had to be killed; good cells were replayed
     MALFORMED = "malformed"  # the model's message could not be read as one action; nothing ran
+    REFUSED = "refused"  # a person did not let the code run
 
 
 class StopReason(StrEnum):
@@ -455,7 +456,8 @@ class Step:
         new_messages: the messages of this request that the previous request did not have. Requests only ever grow, so
             the exact request is the concatenation up to here.
         thought: the completion without its action.
-        cell: None where nothing ran (an answer, a malformed message).
+        action: as it was carried out: of code that a person changed, what ran.
+        cell: None where nothing ran (an answer, a malformed message, a refusal).
         observation: None for an answer.
         seconds: whole step; `overhead_seconds` without model and cell.
     """

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+# only for tests/server, but pytest takes plugins at the top alone; other suites run in environments without it
+pytest_plugins = ["pytest_jupyter.jupyter_server"] if find_spec("pytest_jupyter") else []
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ _STATUS = {
     Status.TIMEOUT: "interrupted: the cell ran past its time limit",
     Status.KILLED: "the kernel died or had to be killed; it was started again and the good cells were replayed",
     Status.MALFORMED: "the message could not be read; nothing ran",
+    Status.REFUSED: "the user did not let this code run",
 }
 _STOPPED = {
     StopReason.ANSWER: "The model answered.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,29 @@ def write_self_contained(trajectory: Trajectory, path: str | os.PathLike[str]) -
     target = files.notebook_path(path)
     write(target, _self_contained(trajectory._state))
     return target
+
+
+def to_insert(trajectory: Trajectory, *, turn: int | None = None) -> list[Json]:
+    """The run's cells (all, or those of one turn) to stand in another notebook: real cells, without the machine's record.
+
+    They get ids of their own. The setup cell finds the input images in the run's notebook, where there is one.
+    """
+    state, out = trajectory._state, []
+    number = -1
+    for cell in cells_since(state, Mark()):
+        record = cell["metadata"].get(KEY, {})
+        number += record.get("kind") == "question"
+        if turn is not None and number != turn:
+            continue
+        if cell["id"] == "setup" and trajectory.path is not None:
+            options = _keywords({"folder": str(trajectory.path.parent), **kernel_options(state)})
+            cell["source"] = (
+                f"# The input images of a CodeVision run\nfrom kernel_agent.session.kernel_side import open_notebook\n\n"
+                f'images = open_notebook("{state.run_id}"{options})'
+            ).splitlines(keepends=True)
+        tags = {"tags": cell["metadata"]["tags"]} if "tags" in cell["metadata"] else {}
+        out.append({**cell, "id": uuid.uuid4().hex[:12], "metadata": tags})
+    return out
 
 
 def _self_contained(state: State) -> bytes:

@@ -191,6 +191,40 @@ class Trajectory:
         self._state.turns.append(Turn(question=question, first_step=len(self._state.steps), started=time.time()))
         self._sync()
 
+    def branch(self, steps: int, *, in_turn: bool = False) -> Trajectory:
+        """A new run that shares this one's first `steps` steps; nothing of this run changes.
+
+        It has an id of its own and `branch_of` in its header. The turn that is cut is over ("interrupted"); with
+        `in_turn` the question that step `steps` belonged to is open instead, for `reopen_turn`.
+        """
+        if not 0 <= steps <= len(self.steps) - in_turn:
+            raise ValueError(f"there is no state after {steps} steps: the run has {len(self.steps)}")
+        old = self._state
+        header = {**old.header, "branch_of": {"run": self.run_id, "steps": steps}}
+        state = State(run_id=uuid.uuid4().hex, header=header, steps=old.steps[:steps])
+        for image in (*old.inputs, *(image for step in state.steps for image in step.images)):
+            state.images.add(image)
+        for number, turn in enumerate(old.turns):
+            end = old.turns[number + 1].first_step if number + 1 < len(old.turns) else len(old.steps)
+            if turn.first_step >= steps + in_turn:
+                break
+            if end > steps or turn.stop_reason is None:
+                seconds = sum(step.seconds for step in old.steps[turn.first_step : steps])
+                turn = replace(turn, answer=None, stop_reason=StopReason.INTERRUPTED, seconds=seconds)
+            state.turns.append(turn)
+        if in_turn:
+            state.turns[-1] = replace(state.turns[-1], answer=None, stop_reason=None)
+        until = old.steps[steps].started if steps < len(old.steps) else float("inf")
+        about = ("kernel_started", "model_described", "approved", "code_edited", "refused", "image_note")
+        state.events += [event for event in old.events if event.kind in about and event.time <= until]
+        return Trajectory(state)
+
+    def reopen_turn(self) -> None:
+        """Go on with the turn that `branch` left open."""
+        if self._state.open_turn is None:
+            raise RuntimeError("there is no open turn: call begin_turn instead")
+        self._began_here, self._clock = True, time.monotonic() - self._state.turns[-1].seconds
+
     def add_step(self, step: Step) -> None:
         """A step was made. It stays in memory even if it cannot be written (StorageError)."""
         if self._state.open_turn is None:

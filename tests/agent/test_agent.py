@@ -13,7 +13,7 @@ from PIL import Image
 from kernel_agent import Agent, Budget, KernelOptions, Sampling, Status, StopReason, Task, Trajectory, ask
 from kernel_agent.errors import ImageError, InputError, KernelError, ModelError, ModelRefused, StorageError
 from kernel_agent.models import ScriptedModel
-from kernel_agent.notices import ActionRead, Notice, StepDone, TextWritten
+from kernel_agent.notices import ActionRead, CellStarted, Notice, StepDone, TextWritten
 from kernel_agent.types import Answer, Completion, ImagePart, Malformed, Request, RunCode, TextPart, ToolCall, Usage
 
 
@@ -333,7 +333,7 @@ def test_notices_come_in_order(picture: Image.Image) -> None:
     seen: list[Notice] = []
     ask("What?", picture, model=ScriptedModel([TURN, ANSWER]), watch=seen.append)
     kinds = [type(notice) for notice in seen if not isinstance(notice, TextWritten)]
-    assert kinds == [ActionRead, StepDone, ActionRead, StepDone]
+    assert kinds == [ActionRead, CellStarted, StepDone, ActionRead, StepDone]
 
 
 def test_many_runs_from_one_loop(picture: Image.Image) -> None:
