@@ -104,8 +104,9 @@ def evaluate(
             protocol=protocol,
             budget=Budget(steps=steps, seconds=seconds),
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
+            judge=_judge(judge_model, judge_url),
         )
-        failed = _run(options, _judge(judge_model, judge_url), json_to, started, retries=retries, quiet=quiet)
+        failed = _run(options, json_to, started, retries=retries, quiet=quiet)
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on where it was.", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -131,10 +132,17 @@ def _controls(text: str) -> Any:
 
 
 def _judge(model: str | None, url: str | None) -> Any:
-    return None
+    if model is None and url is None:
+        return None
+    from kernel_agent.api import choose_model
+    from kernel_agent.errors import InputError
+
+    if url is None:
+        raise InputError("A judge is asked through a server: give --judge-url beside --judge-model.")
+    return choose_model(model, base_url=url, api_key=os.environ.get("CODEVISION_JUDGE_KEY", ""))
 
 
-def _run(options: Options, judge: Any, json_to: Path | None, started: float, *, retries: int, quiet: bool) -> int:
+def _run(options: Options, json_to: Path | None, started: float, *, retries: int, quiet: bool) -> int:
     """How many runs failed; the report is written whatever happens to the runs."""
     try:
         from kernel_agent.benchmarks import inspect_run
@@ -142,7 +150,7 @@ def _run(options: Options, judge: Any, json_to: Path | None, started: float, *, 
         raise ImportError("Evaluations run on inspect_ai: pip install 'kernel-agent[eval]'.") from error
     from kernel_agent.benchmarks.evaluation import open_evaluation
 
-    with open_evaluation(options, judge=judge) as evaluation:
+    with open_evaluation(options) as evaluation:
         problems = evaluation.loaded.problems
         for problem in problems[:20]:
             print(f"Skipped: {problem}", file=sys.stderr)

@@ -16,18 +16,20 @@ import hashlib
 import io
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from kernel_agent.agent import Agent
 from kernel_agent.benchmarks import get_benchmark
 from kernel_agent.benchmarks.base import Benchmark, Loaded, Sample, spool
 from kernel_agent.benchmarks.direct import Direct
+from kernel_agent.benchmarks.judge import judge_by
 from kernel_agent.benchmarks.results import NAME, Column, Condition, Journal, Result, effort, transform_name
 from kernel_agent.blocking import background_loop, run_blocking
 from kernel_agent.errors import InputError
+from kernel_agent.models.faults import shown_url
 from kernel_agent.session import KernelPool
 from kernel_agent.tasks.orientation import Orientation
 from kernel_agent.tasks.released import Picture, as_pil
@@ -36,9 +38,6 @@ from kernel_agent.types import Budget, Json, KernelOptions, Sampling, Task
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
-
-Judge: TypeAlias = Callable[[Sample, str], Awaitable[tuple[float, Json]]]
-"""Scores an answer that the benchmark's own rules count as wrong; also gives what is kept of how it was judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,9 @@ class Options:
         limit: samples; None for all.
         at_once: runs in flight, and kernels.
         force: throw away what `out` has.
-        model, base_url, api_key: as `kernel_agent.api.choose_model` takes them; `control_*` are those of BASE.
+        model, base_url, api_key: as `kernel_agent.api.choose_model` takes them; `control_*` are those of BASE. A
+            server of its own is sent no key.
+        judge: a server's model that judges what the rules count as wrong; None for the rules alone.
     """
 
     benchmark: str
@@ -74,6 +75,7 @@ class Options:
     budget: Budget = Budget()
     sampling: Sampling = Sampling()
     kernel: KernelOptions = KernelOptions()
+    judge: Model | None = None
 
 
 class Evaluation:
@@ -90,10 +92,12 @@ class Evaluation:
         settings: Mapping[str, Json],
         at_once: int,
         pool: KernelPool,
-        judge: Judge | None = None,
+        judge: Model | None = None,
     ) -> None:
         self.benchmark, self.loaded, self.out, self.settings = benchmark, loaded, out, settings
-        self.agents, self.at_once, self.judge = agents, at_once, judge
+        self.agents, self.at_once = agents, at_once
+        self._judge = None if judge is None else judge_by(judge)
+        self._models = {id(model): model for model in (judge, *(agent.model for agent in agents.values())) if model}
         self.columns = tuple(Column(condition=c, transform=t) for c in agents for t in transforms)
         self.samples = {sample.id: sample for sample in loaded.samples}
         self.journal = Journal(out, settings)
@@ -126,8 +130,8 @@ class Evaluation:
                 raise trajectory.failure
             answer = trajectory.answer
             score, judged = self.benchmark.score(sample, answer), None
-            if self.judge is not None and score < 1 and answer is not None:
-                ruled, judged = await self.judge(sample, answer)
+            if self._judge is not None and score < 1 and answer is not None:
+                ruled, judged = await self._judge(sample, answer)
                 score = max(score, ruled)
             result = Result(
                 sample=sample.id,
@@ -148,7 +152,7 @@ class Evaluation:
 
     async def _close(self) -> None:
         await self._pool.aclose()
-        for model in {id(agent.model): agent.model for agent in self.agents.values()}.values():
+        for model in self._models.values():
             await model.aclose()
 
     def close(self) -> None:
@@ -163,7 +167,7 @@ class Evaluation:
         self.close()
 
 
-def open_evaluation(options: Options, *, judge: Judge | None = None) -> Evaluation:
+def open_evaluation(options: Options) -> Evaluation:
     """Load the data, choose the models, open the folder. Raises InputError, StorageError, KernelError, ModelError."""
     benchmark = get_benchmark(options.benchmark)
     transforms = options.transforms
@@ -189,7 +193,7 @@ def open_evaluation(options: Options, *, judge: Judge | None = None) -> Evaluati
         settings=_settings(options),
         at_once=options.at_once,
         pool=pool,
-        judge=judge,
+        judge=options.judge,
     )
 
 
@@ -209,7 +213,8 @@ def _agents(options: Options, pool: KernelPool) -> dict[Condition, Agent]:
             agents[control] = Agent(model, protocol=Direct(), budget=direct, **shared)
         elif control is Condition.BASE:
             url = options.control_url or options.base_url
-            base = choose_model(options.control_model, base_url=url, api_key=options.api_key)
+            key = "" if options.control_url else options.api_key
+            base = choose_model(options.control_model, base_url=url, api_key=key)
             agents[control] = Agent(base, protocol=Direct(), budget=direct, **shared)
     return agents
 
@@ -225,8 +230,9 @@ def _settings(options: Options) -> dict[str, Json]:
         "data": str(options.data.resolve()) if options.data else None,
         "seed": options.seed,
         "model": named(options.model) or ("embedded" if options.base_url is None else None),
-        "base_url": options.base_url,
+        "base_url": shown_url(options.base_url) if options.base_url else None,
         "control_model": named(options.control_model),
+        "judge": options.judge.name if options.judge else None,
         "protocol": options.protocol,
         "budget": asdict(options.budget),
         "sampling": asdict(options.sampling),
