@@ -158,12 +158,9 @@ def _run(options: Options, json_to: Path | None, started: float, *, retries: int
             print(f"... and {len(problems) - 20} more rows; all are in the report.", file=sys.stderr)
         display = "none" if quiet or not sys.stderr.isatty() else "rich"
         try:
-            logs = inspect_run.run(evaluation, display=display, retries=retries)
+            return inspect_run.run(evaluation, display=display, retries=retries)
         finally:
             _report(evaluation, json_to, started, quiet=quiet)
-        if any(log.status == "cancelled" for log in logs):
-            raise KeyboardInterrupt
-        return evaluation.left
 
 
 def _report(evaluation: Evaluation, json_to: Path | None, started: float, *, quiet: bool) -> None:

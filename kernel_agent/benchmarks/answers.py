@@ -35,7 +35,7 @@ def chosen_letter(answer: str | None, options: Mapping[str, str]) -> str | None:
         return alone[1].upper() if alone[1].upper() in options else None
     leading = re.match(r"\s*[(\[*]*([A-Z])[)\].:]+\s+\S", text)
     if leading and leading[1] in options:
-        return leading[1]
+        return str(leading[1])
     said = [letter for letter in _SAID.findall(text) if letter in options]
     if said:
         return said[-1]

@@ -56,12 +56,13 @@ class AskedByTheSolver(ModelAPI):
         raise ModelFailed("This model is asked by the agent's own solver: use it with the tasks of kernel_agent only.")
 
 
-def run(evaluation: Evaluation, *, display: Any = "rich", retries: int = 1) -> list[EvalLog]:
-    """Run what is not finished; every sample is in the new logs. A sample that fails `retries` more times is left out.
+def run(evaluation: Evaluation, *, display: Any = "rich", retries: int = 1) -> int:
+    """Run what is not finished; every sample is in the new logs. A run that fails is tried `retries` more times.
 
-    The logs lie in `logs` under the evaluation's folder (`inspect view --log-dir DIR/logs`). Ctrl-C ends it early.
+    Returns how many failed. The logs lie in `logs` under the evaluation's folder (`inspect view --log-dir DIR/logs`).
+    Raises KeyboardInterrupt where it was ended early.
     """
-    return eval(
+    logs: list[EvalLog] = eval(
         [task(evaluation, column) for column in evaluation.columns],
         model=f"codevision/{evaluation.settings['model'] or 'served'}",
         display=display,
@@ -73,6 +74,10 @@ def run(evaluation: Evaluation, *, display: Any = "rich", retries: int = 1) -> l
         log_level="warning",
         score_display=False,
     )
+    failed = sum(sample.error is not None for log in logs for sample in log.samples or ())
+    if evaluation.left > failed:  # inspect ends quietly on Ctrl-C
+        raise KeyboardInterrupt
+    return failed
 
 
 def task(evaluation: Evaluation, column: Column) -> Task:

@@ -2,7 +2,7 @@
 
     inspect eval kernel_agent/ocrbench --model codevision/embedded -T data=OCRBench.json -T transform=rot90
 
-Task parameters: `data`, `out` (folder of trajectories and results), `transform` and `condition` (the column), `model`,
+Task parameters: `data`, `out` (folder of trajectories and results), `transform` and `condition` (the column), `model_name`,
 `base_url`, `limit`, `seed`, `at_once`, `protocol`. `codevision eval` runs all columns and writes the report.
 """
 
@@ -27,7 +27,7 @@ def _column(
     out: str | None = None,
     transform: str = "source",
     condition: str = "tools",
-    model: str | None = None,
+    model_name: str | None = None,
     base_url: str | None = None,
     **options: Any,
 ) -> Task:
@@ -40,7 +40,7 @@ def _column(
             out=Path(out or f"codevision-eval-{benchmark}-{condition}-{transform}"),
             transforms=transforms,
             controls=() if chosen is Condition.TOOLS else (chosen,),
-            model=model,
+            model=model_name,
             base_url=base_url,
             api_key=os.environ.get("CODEVISION_API_KEY") or None,
             **options,
