@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kernel_agent import cli_eval
+from kernel_agent import cli_data, cli_eval
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
@@ -371,6 +371,7 @@ def version() -> None:
 
 
 cli_eval.add_to(app)
+app.add_typer(cli_data.app, name="data")
 
 
 def main() -> None:

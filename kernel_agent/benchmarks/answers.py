@@ -30,7 +30,7 @@ def chosen_letter(answer: str | None, options: Mapping[str, str]) -> str | None:
     A first-letter rule would read "Based on ... answer is C" as B.
     """
     text = bare(answer)
-    alone = re.fullmatch(r"[\s(\[*\"']*([A-Za-z])[\s)\].:,*\"']*", text)
+    alone: re.Match[str] | None = re.fullmatch(r"[\s(\[*\"']*([A-Za-z])[\s)\].:,*\"']*", text)
     if alone:
         return alone[1].upper() if alone[1].upper() in options else None
     leading = re.match(r"\s*[(\[*]*([A-Z])[)\].:]+\s+\S", text)

@@ -34,9 +34,7 @@ def grain(rng: np.random.Generator, pixels: Pixels, sigma: float) -> Pixels:
         for left in range(0, width, _TILE):
             part = pixels[top : top + _TILE, left : left + _TILE]
             h, w = part.shape[:2]
-            part[:] = cv2.subtract(
-                cv2.add(part, cv2.merge([brighter[:h, :w]] * 3)), cv2.merge([darker[:h, :w]] * 3)
-            )
+            part[:] = cv2.subtract(cv2.add(part, cv2.merge([brighter[:h, :w]] * 3)), cv2.merge([darker[:h, :w]] * 3))
     return pixels
 
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from kernel_agent.tasks.annotation import Annotation, Line, Paragraph, Vertices, Word, bounding_box, corners
 from kernel_agent.tasks.fonts import load
@@ -103,9 +103,7 @@ class Canvas:
             self.lines.append(line)
         return line
 
-    def write_upwards(
-        self, x: float, y: float, text: str, font: tuple[Path, int], colour: Colour = BLACK
-    ) -> None:
+    def write_upwards(self, x: float, y: float, text: str, font: tuple[Path, int], colour: Colour = BLACK) -> None:
         """Write a line that runs upwards, its middle at (x, y). It is no part of the annotation."""
         turned = _stamp(*font, text).ink.transpose(Image.Transpose.ROTATE_90)
         self._paper.paste(colour, (round(x - turned.width / 2), round(y - turned.height / 2)), turned)
@@ -161,15 +159,15 @@ class _Stamp(NamedTuple):
     advance: float
 
 
-@lru_cache(maxsize=40_000)
+@lru_cache(maxsize=80_000)
 def _stamp(path: Path, size: int, text: str) -> _Stamp:
     """Cached, as setting type is most of the work and documents share their words."""
     face = load(path, size)
-    x0, y0, x1, y1 = (int(v) for v in face.getbbox(text, anchor="ls"))
-    sheet = Image.new("L", (x1 - x0 + 4, y1 - y0 + 4))
-    ImageDraw.Draw(sheet).text((2 - x0, 2 - y0), text, fill=255, font=face, anchor="ls")
+    core, (left, top) = face.getmask2(text, mode="L", anchor="ls")
+    sheet = Image.new("L", core.size)
+    sheet.im.paste(core, (0, 0, *core.size))  # ImageDraw would set the text twice, to measure and to draw
     box = sheet.getbbox() or (0, 0, 1, 1)
-    return _Stamp(text, sheet.crop(box), box[0] - 2 + x0, box[1] - 2 + y0, face.getlength(text))
+    return _Stamp(text, sheet.crop(box), box[0] + round(left), box[1] + round(top), face.getlength(text))
 
 
 @lru_cache(maxsize=1000)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from kernel_agent.tasks import vocabulary as v
+from kernel_agent.tasks.annotation import bounding_box
 from kernel_agent.tasks.canvas import Canvas, Colour, text_width
 from kernel_agent.tasks.drawing import Drawing, Question
 from kernel_agent.tasks.ground_truth import AnswerType, Kind
@@ -53,7 +54,9 @@ def _frame(
 ) -> tuple[Canvas, _Plot, int]:
     width, height = int(rng.integers(640, 961)), int(rng.integers(460, 641))
     size = int(rng.integers(14, 19))
-    canvas = Canvas((width, height), v.choose(rng, ((255, 255, 255), (255, 255, 255), (250, 250, 247), (244, 246, 250))))
+    canvas = Canvas(
+        (width, height), v.choose(rng, ((255, 255, 255), (255, 255, 255), (250, 250, 247), (244, 246, 250)))
+    )
     steps = [s for s in (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000) if 4 <= -(-highest // s) <= 9]
     step = v.choose(rng, steps)
     top = -(-highest // step) * step
@@ -142,7 +145,9 @@ def _bars(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> Drawing:
         if int((column == column[k]).sum()) == 1:
             questions.append(_name(f"Which one has the {word} value{of}?", names[k], boxes[k, j]))
     a, b = (int(x) for x in rng.permutation(count)[:2])
-    questions.append(_ask(f"By how much do {names[a]} and {names[b]} differ{of}?", abs(int(column[a]) - int(column[b]))))
+    questions.append(
+        _ask(f"By how much do {names[a]} and {names[b]} differ{of}?", abs(int(column[a]) - int(column[b])))
+    )
     bound = plot.step * max(1, plot.top // plot.step // 2)
     questions.append(_ask(f"How many are above {bound}{of}?", int((column > bound).sum())))
     if series > 1:
@@ -188,9 +193,14 @@ def _lines(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> Drawing:
             questions.append(_name(f"When is the value{of} {word}?", ticks[k]))
     change = int(line[-1]) - int(line[0])
     questions.append(
-        _ask(f"By how much does the value{of} change from {ticks[0]} to {ticks[-1]}? Give a decrease as negative.", change)
+        _ask(
+            f"By how much does the value{of} change from {ticks[0]} to {ticks[-1]}? Give a decrease as negative.",
+            change,
+        )
     )
-    questions.append(_ask(f"How often does the value{of} rise from one point to the next?", int((np.diff(line) > 0).sum())))
+    questions.append(
+        _ask(f"How often does the value{of} rise from one point to the next?", int((np.diff(line) > 0).sum()))
+    )
     return Drawing(pixels=canvas.pixels, annotation=canvas.annotation(), questions=tuple(questions))
 
 
@@ -226,7 +236,9 @@ def _pie(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> Drawing:
     keys = [(width * 0.7, height * 0.34 + index * size * 2.0) for index in range(count)]
     for index, (x, y) in enumerate(keys):
         canvas.rectangle((x, y - size * 0.8, x + size, y + size * 0.2), palette[index % len(palette)])
-    canvas.write(width / 2, size * 2.2, title, (face.bold, _smaller(title, face, size + 6, width - 20)), (24, 24, 28), "middle")
+    canvas.write(
+        width / 2, size * 2.2, title, (face.bold, _smaller(title, face, size + 6, width - 20)), (24, 24, 28), "middle"
+    )
     canvas.paragraph()
     boxes: list[Box] = []
     for index, share in enumerate(shares):
@@ -234,10 +246,10 @@ def _pie(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> Drawing:
         ink: Colour = (20, 20, 20) if sum(colour) > 400 else (255, 255, 255)
         line = canvas.write(at[index][0], at[index][1] + size * 0.35, f"{share}%", (face.bold, size), ink, "middle")
         canvas.paragraph()
-        (x, y), _, (u, w), _ = line.vertices
-        boxes.append((x, y, u, w))
+        boxes.append(bounding_box(line.vertices))
+    legend: list[Box] = []
     for (x, y), name in zip(keys, names, strict=True):
-        canvas.write(x + size * 1.5, y, name, (face.regular, size), (40, 40, 44))
+        legend.append(bounding_box(canvas.write(x + size * 1.5, y, name, (face.regular, size), (40, 40, 44)).vertices))
         canvas.paragraph()
     i = int(rng.integers(count))
     a, b = (int(x) for x in rng.permutation(count)[:2])
@@ -247,8 +259,8 @@ def _pie(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> Drawing:
         annotation=canvas.annotation(),
         questions=(
             _ask(f"What is the share of {names[i]}, in percent?", int(shares[i]), boxes[i]),
-            _name("Which has the largest share?", names[most], boxes[most]),
-            _name("Which has the smallest share?", names[least], boxes[least]),
+            _name("Which has the largest share?", names[most], legend[most]),
+            _name("Which has the smallest share?", names[least], legend[least]),
             _ask(f"What is the share of {names[a]} and {names[b]} together, in percent?", int(shares[a] + shares[b])),
             _ask("How many parts are smaller than 20 percent?", int((shares < 20).sum())),
         ),

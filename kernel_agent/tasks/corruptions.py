@@ -45,7 +45,7 @@ class Corrupted:
 
     def to_original(self, outline: Vertices) -> Vertices:
         """Where an outline of this picture lay before."""
-        return map_points(np.linalg.inv(self.matrix), outline)
+        return map_points(np.asarray(np.linalg.inv(self.matrix), dtype=np.float64), outline)
 
     def box(self, box: Box) -> Box:
         """The smallest upright box around where `box` comes to lie."""

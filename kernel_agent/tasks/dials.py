@@ -12,7 +12,14 @@ from kernel_agent.tasks.ground_truth import AnswerType, Kind
 from kernel_agent.tasks.placing import surface
 from kernel_agent.tasks.typefaces import Role, Typeface, pick
 
-_UNITS = (("Pressure", "bar"), ("Speed", "km/h"), ("Temperature", "°C"), ("Load", "kg"), ("Voltage", "V"), ("Flow", "l/min"))
+_UNITS = (
+    ("Pressure", "bar"),
+    ("Speed", "km/h"),
+    ("Temperature", "°C"),
+    ("Load", "kg"),
+    ("Voltage", "V"),
+    ("Flow", "l/min"),
+)
 _RED: Colour = (196, 40, 36)
 
 
@@ -63,7 +70,11 @@ def _gauge(
     for tick in range(ticks + 1):
         large = tick % between == 0
         inner = 0.8 if large else 0.86
-        scene.line([_at(centre, degrees(tick), radius * inner), _at(centre, degrees(tick), radius * 0.93)], ink, 3 if large else 1)
+        scene.line(
+            [_at(centre, degrees(tick), radius * inner), _at(centre, degrees(tick), radius * 0.93)],
+            ink,
+            3 if large else 1,
+        )
     name, unit = v.choose(rng, _UNITS)
     size = max(12, round(radius * (0.115 if marks < 8 or step < 100 else 0.09)))
     for mark in range(marks + 1):
@@ -92,20 +103,21 @@ def _gauge(
 def _clock(
     rng: np.random.Generator, scene: Canvas, centre: tuple[float, float], radius: float, face: Typeface, ink: Colour
 ) -> tuple[Question, ...]:
-    for minute in range(60):
-        large = minute % 5 == 0
+    for tick in range(60):
+        large = tick % 5 == 0
         inner, thick = (0.86, 3) if large else (0.91, 1)
-        scene.line([_at(centre, minute * 6, radius * inner), _at(centre, minute * 6, radius * 0.96)], ink, thick)
+        scene.line([_at(centre, tick * 6, radius * inner), _at(centre, tick * 6, radius * 0.96)], ink, thick)
     size = max(14, round(radius * 0.16))
-    for hour in range(1, 13):
-        x, y = _at(centre, hour * 30, radius * 0.72)
-        scene.write(x, y + size * 0.36, str(hour), (face.bold, size), ink, "middle")
+    for numeral in range(1, 13):
+        x, y = _at(centre, numeral * 30, radius * 0.72)
+        scene.write(x, y + size * 0.36, str(numeral), (face.bold, size), ink, "middle")
         scene.paragraph()
     hour, minute = int(rng.integers(1, 13)), int(rng.integers(60))
-    for degrees, length, thick in ((hour % 12 * 30 + minute / 2, 0.5, 0.034), (minute * 6, 0.82, 0.022)):
-        tail = _at(centre, degrees + 180, radius * 0.12)
-        left, right = _at(centre, degrees - 90, radius * thick), _at(centre, degrees + 90, radius * thick)
-        scene.polygon([_at(centre, degrees, radius * length), right, tail, left], ink)
+    hands = ((hour % 12 * 30 + minute / 2, 0.5, 0.034), (minute * 6.0, 0.82, 0.022))
+    for angle, length, half in hands:
+        tail = _at(centre, angle + 180, radius * 0.12)
+        left, right = _at(centre, angle - 90, radius * half), _at(centre, angle + 90, radius * half)
+        scene.polygon([_at(centre, angle, radius * length), right, tail, left], ink)
     scene.circle(centre, radius * 0.05, ink)
     box = (centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius)
     answers = tuple(dict.fromkeys((f"{hour}:{minute:02d}", f"{hour:02d}:{minute:02d}")))

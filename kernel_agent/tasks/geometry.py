@@ -153,7 +153,9 @@ def _rectangle(rng: np.random.Generator, canvas: Canvas, face: Typeface) -> Ques
     _corners(canvas, points, names, bold)
     if rng.random() < 0.5:
         return _question(f"What is the area of the rectangle {names}, in square {unit}?", str(w * h))
-    return _question(f"What is the perimeter of the rectangle {names}, in {unit}?", str(2 * (w + h)), f"{2 * (w + h)} {unit}")
+    return _question(
+        f"What is the perimeter of the rectangle {names}, in {unit}?", str(2 * (w + h)), f"{2 * (w + h)} {unit}"
+    )
 
 
 def _circle(rng: np.random.Generator, canvas: Canvas, face: Typeface) -> Question:
@@ -198,7 +200,9 @@ def _crossing(rng: np.random.Generator, canvas: Canvas, face: Typeface) -> Quest
     for point, name in zip((a, b, c, d), _names(rng, 4), strict=True):
         _mark(canvas, _away(point, centre, 22), name, bold)
     answer = angle if opposite else 180 - angle
-    return _question("Two straight lines cross. What is the size of the angle x, in degrees?", str(answer), f"{answer}°")
+    return _question(
+        "Two straight lines cross. What is the size of the angle x, in degrees?", str(answer), f"{answer}°"
+    )
 
 
 def _polygon(rng: np.random.Generator, canvas: Canvas, face: Typeface) -> Question:

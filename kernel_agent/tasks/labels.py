@@ -58,12 +58,10 @@ def _parcel(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> tuple[Canv
     towns = []
     for name, title, left, font in ((names[0], "FROM", 20, small), (names[1], "TO", width * 0.45 + 16, plain)):
         canvas.write(left, 110, title, small)
-        y = 138.0
         street, town = v.address(rng)
-        rows = [canvas.write(left, y, name, (face.bold, font[1] + 2))]
-        for text in (street, town, "USA"):
-            y += font[1] * 1.6
-            rows.append(canvas.write(left, y, text, font))
+        rows = [canvas.write(left, 138.0, name, (face.bold, font[1] + 2))]
+        for row, text in enumerate((street, town, "USA"), 1):
+            rows.append(canvas.write(left, 138.0 + row * font[1] * 1.6, text, font))
         towns.append((town, rows[2], rows[0]))
         canvas.paragraph()
     weight = f"{rng.uniform(0.2, 24):.1f}"

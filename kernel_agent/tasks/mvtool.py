@@ -25,6 +25,7 @@ MOST_AREA = 0.01
 """Largest share of the picture that a line may cover; a paragraph may cover four times as much."""
 LEAST_HEIGHT = 8.0
 """Lowest line, in pixels, that is asked about."""
+KINDS = (Kind.RECOGNITION, Kind.COUNTING, Kind.RETRIEVAL)
 COUNTED = ("the", "a", "and", "of", "in", "to", "is", "was", "for", "on")
 
 
@@ -36,25 +37,19 @@ class Passage(NamedTuple):
     vertices: Vertices
 
 
-def questions(annotation: Annotation, rng: np.random.Generator, count: int = 1) -> list[Question]:
-    """Up to `count` questions about different passages, kinds taking turns from a random start; fewer where there are too few."""
+def questions(annotation: Annotation, rng: np.random.Generator, kinds: Sequence[Kind] = KINDS) -> list[Question]:
+    """One question of each of `kinds`, in that order, about different passages; a kind that no passage is fit for is left out."""
     found = list(passages(annotation))
-    beginnings = _marks(annotation, first=True)
-    ends = _marks(annotation, first=False)
     order = [found[int(i)] for i in rng.permutation(len(found))]
-    kinds = (Kind.RECOGNITION, Kind.COUNTING, Kind.RETRIEVAL)
-    turn = int(rng.integers(3))
+    beginnings, ends = _marks(annotation, first=True), _marks(annotation, first=False)
     out: list[Question] = []
-    while order and len(out) < count:
-        kind = kinds[(turn + len(out)) % 3]
+    for kind in kinds:
         for index, passage in enumerate(order):
             question = _ask(rng, kind, passage, beginnings, ends)
             if question is not None:
                 out.append(question)
                 del order[index]
                 break
-        else:
-            return out
     return out
 
 

@@ -120,7 +120,10 @@ def _letter(
     while y < height - margin - 9 * leading:
         lines = wrap(v.sentences(rng, int(rng.integers(30, 80))), (body.regular, size), column)
         lines = lines[: int((height - margin - 6 * leading - y) / leading)]
-        y = _justified(canvas, margin, y, lines, (body.regular, size), ink, column, leading, ragged=True) + leading * 0.7
+        y = (
+            _justified(canvas, margin, y, lines, (body.regular, size), ink, column, leading, ragged=True)
+            + leading * 0.7
+        )
     canvas.write(margin, y + leading, "Yours sincerely,", (body.regular, size), ink)
     canvas.paragraph()
     signed = v.person(rng)

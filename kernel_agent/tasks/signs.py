@@ -34,7 +34,13 @@ def draw_signs(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> Drawing
     width, height = int(rng.integers(1200, 1501)), int(rng.integers(860, 1051))
     scene, slots = _street(rng, width, height)
     questions: list[Question] = []
-    boards: list[Callable[[np.random.Generator, tuple[Typeface, ...]], _Sheet]] = [_shop, _street_name, _hours, _notice, _parking]
+    boards: list[Callable[[np.random.Generator, tuple[Typeface, ...]], _Sheet]] = [
+        _shop,
+        _street_name,
+        _hours,
+        _notice,
+        _parking,
+    ]
     for board, (x, y, w, h) in zip(boards, slots, strict=False):
         sheet, asked = board(rng, faces)
         fit = min(w / sheet.size[0], h / sheet.size[1])
@@ -59,7 +65,9 @@ def _street(
     ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     column = np.ascontiguousarray((sky + (250 - sky) * ramp * 0.6).astype(np.uint8)[:, None, :])
     cv2.repeat(column, 1, width, dst=pixels)
-    wall = np.asarray(v.choose(rng, ((168, 96, 74), (198, 186, 164), (140, 142, 146), (206, 190, 150), (112, 124, 132))))
+    wall = np.asarray(
+        v.choose(rng, ((168, 96, 74), (198, 186, 164), (140, 142, 146), (206, 190, 150), (112, 124, 132)))
+    )
     right = round(width * rng.uniform(0.74, 0.84))
     ground = round(height * rng.uniform(0.82, 0.87))
     top = round(height * rng.uniform(0.02, 0.08))
@@ -67,12 +75,12 @@ def _street(
     _courses(rng, pixels[top:ground, :right], wall)
     far = round(height * rng.uniform(0.3, 0.5))
     canvas.rectangle((right, far, width, ground), _colour(wall * 0.4 + sky * 0.5))
-    for x in range(right + 24, width - 30, 62):
-        for y in range(far + 26, ground - 50, 74):
-            canvas.rectangle((x, y, x + 32, y + 44), (92, 104, 120))
+    for left in range(right + 24, width - 30, 62):
+        for above in range(far + 26, ground - 50, 74):
+            canvas.rectangle((left, above, left + 32, above + 44), (92, 104, 120))
     canvas.rectangle((0, ground, width, height), v.choose(rng, ((122, 120, 118), (150, 144, 136), (98, 98, 104))))
-    for x in range(-width, 2 * width, 130):
-        canvas.line([(x, height), (x + (width / 2 - x) * 0.25, ground)], (108, 106, 104), 1)
+    for joint in range(-width, 2 * width, 130):
+        canvas.line([(joint, height), (joint + (width / 2 - joint) * 0.25, ground)], (108, 106, 104), 1)
     canvas.line([(0, ground), (width, ground)], (70, 68, 66), 4)
     glass, frame = (72, 88, 104), v.choose(rng, ((240, 238, 232), (60, 50, 44), (40, 66, 58)))
     board = round(height * 0.3)
@@ -83,11 +91,11 @@ def _street(
         box = (x, top + height * 0.03, x + right * 0.13, top + height * 0.14)
         canvas.rectangle(box, glass)
         canvas.rectangle(box, frame, 5)
-    for box in (door, window):
-        canvas.rectangle(box, glass)
-        x0, y0, x1, y1 = box
+    for opening in (door, window):
+        canvas.rectangle(opening, glass)
+        x0, y0, x1, y1 = opening
         canvas.polygon([(x0 + (x1 - x0) * 0.2, y1), (x0 + (x1 - x0) * 0.5, y1), (x0 + (x1 - x0) * 0.9, y0), (x0 + (x1 - x0) * 0.6, y0)], (88, 106, 122))  # fmt: skip
-        canvas.rectangle(box, frame, 9)
+        canvas.rectangle(opening, frame, 9)
     canvas.circle((door[0] + 22, (door[1] + door[3]) / 2), 6, (200, 180, 90))
     pole = right + (width - right) * 0.5
     canvas.rectangle((pole - 5, height * 0.26, pole + 5, ground + 20), (84, 86, 90))
@@ -109,7 +117,7 @@ def _courses(rng: np.random.Generator, part: Pixels, wall: NDArray[np.integer]) 
         tall, long = 18, 52
         shades = rng.integers(-12, 13, (height // tall + 1, width // long + 2))
         tone = cv2.resize(shades.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
-        _shade(part, tone)
+        _shade(part, np.asarray(tone, dtype=np.float32))
         for row, y in enumerate(range(0, height, tall)):
             cv2.line(part, (0, y), (width, y), mortar, 2)
             for x in range((row % 2) * long // 2, width, long):
@@ -117,7 +125,7 @@ def _courses(rng: np.random.Generator, part: Pixels, wall: NDArray[np.integer]) 
     else:
         coarse = rng.normal(0, 7, (height // 3, width // 3)).astype(np.float32)
         tone = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-        _shade(part, tone)
+        _shade(part, np.asarray(tone, dtype=np.float32))
 
 
 def _shade(part: Pixels, tone: NDArray[np.float32]) -> None:
@@ -192,7 +200,9 @@ def _hours(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> _Sheet:
         canvas.paragraph()
         box = bounding_box(line.vertices)
         if index == closed:
-            questions.append(Question(text="On which day is the shop closed?", answers=(day,), kind=Kind.READING, box=box))
+            questions.append(
+                Question(text="On which day is the shop closed?", answers=(day,), kind=Kind.READING, box=box)
+            )
         else:
             when, word = v.choose(rng, (("open", 0), ("close", 2)))
             answer = (opens, closes)[word // 2]

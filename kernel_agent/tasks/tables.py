@@ -71,32 +71,36 @@ def draw_table(rng: np.random.Generator, faces: tuple[Typeface, ...]) -> Drawing
     for j, head in enumerate(heads):
         canvas.write(margin + left + cell * (j + 1) - size * 0.7, top + base, head, bold, head_ink, "right")
     canvas.paragraph()
+    named: list[Line] = []
     cells: list[list[Line]] = []
     ink: Colour = (28, 28, 32)
     for i, name in enumerate([*names, *(["Total"] if total else [])]):
         row = values[i] if i < rows else values.sum(axis=0)
         style_of_row = font if i < rows else bold
-        y = body[1] + leading * i + base
-        canvas.write(margin + size * 0.6, y, name, style_of_row, ink)
+        line = body[1] + leading * i + base
+        named.append(canvas.write(margin + size * 0.6, line, name, style_of_row, ink))
         cells.append(
             [
-                canvas.write(margin + left + cell * (j + 1) - size * 0.7, y, shown(int(row[j])), style_of_row, ink, "right")
+                canvas.write(
+                    margin + left + cell * (j + 1) - size * 0.7, line, shown(int(row[j])), style_of_row, ink, "right"
+                )
                 for j in range(columns)
             ]
         )
         canvas.paragraph()
-    questions = _questions(rng, heads, names, values, cells, decimals)
+    questions = _questions(rng, heads, named[:rows], values, cells, decimals)
     return Drawing(pixels=canvas.pixels, annotation=canvas.annotation(), questions=questions)
 
 
 def _questions(
     rng: np.random.Generator,
     heads: list[str],
-    names: list[str],
+    rows: list[Line],
     values: np.ndarray,
     cells: list[list[Line]],
     decimals: bool,
 ) -> tuple[Question, ...]:
+    names = [line.text for line in rows]
     i, j = int(rng.integers(len(names))), int(rng.integers(len(heads)))
     scale = 10 if decimals else 1
 
@@ -111,8 +115,10 @@ def _questions(
     best, least = int(column.argmax()), int(column.argmin())
     for index, word in ((best, "highest"), (least, "lowest")):
         if int((column == column[index]).sum()) == 1:
-            box = bounding_box(cells[index][j].vertices)
-            text = f'Which row has the {word} value of "{heads[j]}"?' + (" Leave the total out." if len(cells) > len(names) else "")
+            box = bounding_box(rows[index].vertices, cells[index][j].vertices)
+            text = f'Which row has the {word} value of "{heads[j]}"?' + (
+                " Leave the total out." if len(cells) > len(names) else ""
+            )
             out.append(Question(text=text, answers=(names[index],), kind=Kind.TABLE, box=box))
     if len(names) > 1:
         a, b = (int(x) for x in rng.permutation(len(names))[:2])

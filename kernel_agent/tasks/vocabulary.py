@@ -7,7 +7,7 @@ Everything is drawn from the generator handed in.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -72,11 +72,11 @@ chapter, circle, city, client, coast, column, committee, company, concert, contr
 customer, decision, design, desk, detail, district, doctor, document, driver, engine, estimate, event, factory, farm, figure,
 forest, garden, group, harbor, history, hospital, house, island, journal, judge, kitchen, laboratory, lake, letter, library,
 machine, manager, market, measure, meeting, member, method, mountain, museum, network, notice, number, office, orchard,
-order, owner, painter, paper, passage, payment, period, picture, pilot, plan, platform, policy, price, problem, process,
+order, owner, painter, paper, passage, payment, period, picture, pilot, plan, platform, policy, price, problem, procession,
 product, program, project, proposal, quarter, question, railway, reason, record, region, report, result, river, road, route,
-sample, school, season, series, service, shelf, signal, sister, station, storm, story, street, student, study, summer,
-supply, surface, survey, system, teacher, theory, ticket, tower, town, traffic, valley, vessel, village, visitor, volume,
-wagon, warehouse, weather, window, winter, worker, writer"""
+sample, school, season, series, service, shelter, signal, sister, station, storm, story, street, student, study, summer,
+supply, surface, survey, system, teacher, theory, ticket, tower, town, trader, valley, vessel, village, visitor, volume,
+wagon, warehouse, weaver, window, winter, worker, writer"""
 )
 VERBS = _list(
     """accepted, announced, approved, arranged, carried, changed, checked, collected, compared, covered, crossed, delayed,
@@ -100,13 +100,13 @@ PATTERNS = (
     "It was the {a} {n} that {v} the {n}, and not the {n}.",
     "{T}, the {n} {v} every {n} of the {a} {n}.",
     "No {n} was {v} {p}, but the {n} and the {n} were.",
-    "The {n} of {c} {v} {d} of the {d2} {a} {n}s.",
+    "The {n} of {c} {v} {d} of the {d2} {a} {ns}.",
     "A {n} is not a {n}, as {F} {v} {t}.",
     "We {v} the {n} to the {n}, and then to the {a} {n} of {c}.",
     "When the {n} {v} the {n}, the {a} {n} was {v} {p}.",
-    "Of all the {n}s {p}, only the {a} one {v} the {n}.",
+    "Of all the {ns} {p}, only the {a} one {v} the {n}.",
     "The {n} and the {n} {v} {t} and {t2}.",
-    "For the {a} {n} {F} {L} {v} {d} {n}s.",
+    "For the {a} {n} {F} {L} {v} {d} {ns}.",
     "They {v} the {n} in {c}, where the {n} had {v} a {n}.",
     "Each {n} {v} the {n} of the {n} with a {a} {n}.",
     "To the {n}, the {n} was as {a} as the {n} {p}.",
@@ -124,14 +124,18 @@ def sentence(rng: np.random.Generator) -> str:
         if key == "d2":
             return str(int(rng.integers(61, 400)))
         word = choose(rng, _SLOTS[key])
+        if key == "ns":
+            return _plural(word)
         return word[0].upper() + word[1:] if key == "T" else word
 
-    return re.sub(r"\{(\w+)\}", fill, pattern)
+    filled = re.sub(r"\{(\w+)\}", fill, pattern)
+    return re.sub(r"\b([Aa])(?= (?:[aeio]|upper))", r"\1n", filled)
 
 
 _SLOTS = {
     "a": ADJECTIVES,
     "n": NOUNS,
+    "ns": NOUNS,
     "v": VERBS,
     "p": PLACES,
     "t": TIMES,
@@ -141,6 +145,14 @@ _SLOTS = {
     "L": LAST_NAMES,
     "c": CITIES,
 }
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("s"):  # "series"
+        return noun
+    if noun[-1] == "y" and noun[-2] not in "aeo":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("x", "ch", "sh")) else "s")
 
 
 def sentences(rng: np.random.Generator, words: int) -> str:
@@ -155,16 +167,14 @@ def sentences(rng: np.random.Generator, words: int) -> str:
 
 def heading(rng: np.random.Generator) -> str:
     """Two to four words in title case."""
-    return choose(
-        rng,
-        (
-            lambda: f"The {choose(rng, ADJECTIVES)} {choose(rng, NOUNS)}",
-            lambda: f"{choose(rng, NOUNS)} and {choose(rng, NOUNS)}",
-            lambda: f"{choose(rng, ADJECTIVES)} {choose(rng, NOUNS)} report",
-            lambda: f"Notes on the {choose(rng, NOUNS)}",
-            lambda: f"The {choose(rng, NOUNS)} of {choose(rng, CITIES)}",
-        ),
-    )().title()
+    forms: tuple[Callable[[], str], ...] = (
+        lambda: f"The {choose(rng, ADJECTIVES)} {choose(rng, NOUNS)}",
+        lambda: f"{choose(rng, NOUNS)} and {choose(rng, NOUNS)}",
+        lambda: f"{choose(rng, ADJECTIVES)} {choose(rng, NOUNS)} report",
+        lambda: f"Notes on the {choose(rng, NOUNS)}",
+        lambda: f"The {choose(rng, NOUNS)} of {choose(rng, CITIES)}",
+    )
+    return choose(rng, forms)().title()
 
 
 def person(rng: np.random.Generator) -> str:
@@ -181,15 +191,13 @@ def address(rng: np.random.Generator) -> tuple[str, str]:
 def shop(rng: np.random.Generator) -> str:
     """A business's name."""
     kind = choose(rng, SHOPS)
-    return choose(
-        rng,
-        (
-            lambda: f"{choose(rng, LAST_NAMES)}'s {kind}",
-            lambda: f"{choose(rng, CITIES)} {kind}",
-            lambda: f"{choose(rng, LAST_NAMES)} & {choose(rng, LAST_NAMES)}",
-            lambda: f"{choose(rng, ADJECTIVES).title()} {choose(rng, NOUNS).title()} {kind}",
-        ),
-    )()
+    forms: tuple[Callable[[], str], ...] = (
+        lambda: f"{choose(rng, LAST_NAMES)}'s {kind}",
+        lambda: f"{choose(rng, CITIES)} {kind}",
+        lambda: f"{choose(rng, LAST_NAMES)} & {choose(rng, LAST_NAMES)}",
+        lambda: f"{choose(rng, ADJECTIVES).title()} {choose(rng, NOUNS).title()} {kind}",
+    )
+    return choose(rng, forms)()
 
 
 def date(rng: np.random.Generator) -> str:

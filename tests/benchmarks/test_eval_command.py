@@ -84,7 +84,14 @@ def played() -> Iterator[type[Play]]:
 
 
 def command(tmp_path: Path, played: Any, *more: str) -> list[str]:
-    data = ["--data", str(tmp_path / "data" / "own.jsonl"), "--out", str(tmp_path / "out"), "--json", str(tmp_path / "s.json")]
+    data = [
+        "--data",
+        str(tmp_path / "data" / "own.jsonl"),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+        str(tmp_path / "s.json"),
+    ]
     return [*CODEVISION, "eval", "orientation", *data, "--base-url", played.url, "--model", "played", *more]
 
 
@@ -157,7 +164,9 @@ def test_ctrl_c_writes_the_report_of_what_is_finished(tmp_path: Path, played: An
     colour_set(tmp_path / "data", 60)
     played.delay = 0.2
     given = command(tmp_path, played, "--transforms", "none", "--controls", "none", "--at-once", "4")
-    process = subprocess.Popen(given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while len(lines(tmp_path)) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -176,17 +185,38 @@ def test_wrong_arguments_are_named(tmp_path: Path, played: Any) -> None:
         (["vstar", "--data", str(tmp_path / "none")], "does not exist"),
     ):
         out = ["--out", str(tmp_path / "x")]
-        done = subprocess.run([*CODEVISION, "eval", *more, *out], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [*CODEVISION, "eval", *more, *out], capture_output=True, text=True, timeout=120, check=False
+        )
         assert (done.returncode, word in done.stderr) == (1, True), done.stderr
 
 
 def test_the_inspect_command_finds_the_benchmarks(tmp_path: Path, played: Any) -> None:
     colour_set(tmp_path / "data", 2)
-    given = {"data": tmp_path / "data" / "own.jsonl", "out": tmp_path / "out", "base_url": played.url, "model_name": "played"}
+    given = {
+        "data": tmp_path / "data" / "own.jsonl",
+        "out": tmp_path / "out",
+        "base_url": played.url,
+        "model_name": "played",
+    }
     arguments = [word for key, value in given.items() for word in ("-T", f"{key}={value}")]
     done = subprocess.run(
-        [sys.executable, "-m", "inspect_ai", "eval", "kernel_agent/orientation", *arguments, "-T", "transform=rot90"]
-        + ["--model", "codevision/played", "--log-dir", str(tmp_path / "logs"), "--display", "plain"],
+        [
+            sys.executable,
+            "-m",
+            "inspect_ai",
+            "eval",
+            "kernel_agent/orientation",
+            *arguments,
+            "-T",
+            "transform=rot90",
+            "--model",
+            "codevision/played",
+            "--log-dir",
+            str(tmp_path / "logs"),
+            "--display",
+            "plain",
+        ],
         capture_output=True,
         text=True,
         timeout=240,

@@ -103,7 +103,11 @@ def test_prompts_and_pictures_in_every_form(tmp_path: Path) -> None:
 
 
 def test_files_with_different_columns(tmp_path: Path) -> None:
-    bare = {"prompt": rl_row()["prompt"], "images": rl_row()["images"], "reward_model": {"ground_truth": ["3", "three"]}}
+    bare = {
+        "prompt": rl_row()["prompt"],
+        "images": rl_row()["images"],
+        "reward_model": {"ground_truth": ["3", "three"]},
+    }
     write_parquet(tmp_path / "train_group_1.parquet", [bare])
     write_parquet(tmp_path / "train_group_2.parquet", [rl_row(agent_name="tool_agent", tools_kwargs={"a": 1})])
     tasks, problems = load_rl(tmp_path)
@@ -201,7 +205,9 @@ def test_an_error_brings_no_image_and_lenient_json_is_read(sft: Path) -> None:
         {"from": "tool", "value": "Error: image_index 7 out of range"},
         {"from": "gpt", "value": "<answer>1</answer>"},
     ]
-    (found,) = codevision_sft.load(write_json(sft, [conversation(conversations=said, images=["codevision_images/sample0_0.png"])]))
+    (found,) = codevision_sft.load(
+        write_json(sft, [conversation(conversations=said, images=["codevision_images/sample0_0.png"])])
+    )
     assert isinstance(found, codevision_sft.Conversation)
     assert found.turns[0].image is None
     assert found.turns[0].call is not None
@@ -216,7 +222,16 @@ def test_an_error_brings_no_image_and_lenient_json_is_read(sft: Path) -> None:
         ({"conversations": []}, "no conversations"),
         ({"conversations": conversation()["conversations"][:3]}, "its speakers"),
         ({"conversations": conversation()["conversations"][::-1]}, "its speakers"),
-        ({"conversations": [*conversation()["conversations"][:1], {"from": "gpt", "value": f"<tool_call>{CALL}</tool_call>"}], "images": ["a"]}, "without a tool's response"),
+        (
+            {
+                "conversations": [
+                    *conversation()["conversations"][:1],
+                    {"from": "gpt", "value": f"<tool_call>{CALL}</tool_call>"},
+                ],
+                "images": ["a"],
+            },
+            "without a tool's response",
+        ),
     ],
 )
 def test_bad_conversations(sft: Path, change: dict[str, Any], reason: str) -> None:

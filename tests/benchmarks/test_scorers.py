@@ -45,9 +45,7 @@ def test_bare_answers() -> None:
 
 
 def ocr(dataset: str, answers: Any, kind: str = "Regular Text Recognition") -> Sample:
-    return Sample(
-        id="1", question="q", images=(), gold=answers, category=kind, meta={"formula": dataset == "HME100k"}
-    )
+    return Sample(id="1", question="q", images=(), gold=answers, category=kind, meta={"formula": dataset == "HME100k"})
 
 
 def test_ocrbench_rules() -> None:
@@ -85,7 +83,13 @@ def test_ocrbench_files(tmp_path: Path) -> None:
     assert ocrbench.prompt(loaded.samples[0]) == row["question"]
     hub = {"dataset": "HME100k", "question": "q", "question_type": "HME", "answer": ["X"], "image": {"bytes": png()}}
     assert ocrbench.score(only(ocrbench, write_parquet(tmp_path / "t.parquet", [hub])), "x") == 0
-    kit = {"index": 0, "image": base64_png(), "question": "q", "answer": "['a', 'b']", "category": "Scene Text-centric VQA"}
+    kit = {
+        "index": 0,
+        "image": base64_png(),
+        "question": "q",
+        "answer": "['a', 'b']",
+        "category": "Scene Text-centric VQA",
+    }
     assert only(ocrbench, write_tsv(tmp_path / "OCRBench.tsv", [kit])).gold == ["a", "b"]
 
 
@@ -150,7 +154,10 @@ def test_chartqapro_files(tmp_path: Path) -> None:
     gold_and_wrong(chartqapro, sample, "7", "5")
     kit = {"index": 3, "Question": "['How many?']", "Answer": "['5']", "Question Type": "Factoid", "Year": "['NO']"}
     loaded = chartqapro.load(
-        write_tsv(tmp_path / "t.tsv", [{**kit, "image": base64_png()}, {**kit, "Question Type": "Riddle", "image": base64_png()}, kit])
+        write_tsv(
+            tmp_path / "t.tsv",
+            [{**kit, "image": base64_png()}, {**kit, "Question Type": "Riddle", "image": base64_png()}, kit],
+        )
     )
     assert [sample.question for sample in loaded.samples] == ["How many?"]
     assert [problem.index for problem in loaded.problems] == [1, 2]
@@ -230,9 +237,19 @@ def test_hrbench_averages_over_cycles(tmp_path: Path) -> None:
     assert len({sample.images for sample in loaded.samples}) == 1  # the cell of the others names the row
     assert len(list((tmp_path / "images").iterdir())) == 1
     gold_and_wrong(hrbench, loaded.samples[1], "B", "A")
-    scored = [Scored(id=str(k), score=s, category=c, meta={"cycle": cycle}) for k, (s, c, cycle) in enumerate(
-        [(1.0, "single", "0"), (1.0, "cross", "0"), (0.0, "single", "1"), (1.0, "single", "1"), (0.0, "cross", "1"), (0.0, "cross", "1")]
-    )]
+    scored = [
+        Scored(id=str(k), score=s, category=c, meta={"cycle": cycle})
+        for k, (s, c, cycle) in enumerate(
+            [
+                (1.0, "single", "0"),
+                (1.0, "cross", "0"),
+                (0.0, "single", "1"),
+                (1.0, "single", "1"),
+                (0.0, "cross", "1"),
+                (0.0, "cross", "1"),
+            ]
+        )
+    ]
     lines = {line.name: line.score for line in hrbench.summarise(scored)}
     assert lines["all"] == pytest.approx((100 + 25) / 2)  # the mean of the cycles, not of the rows (50)
     assert lines["single"] == pytest.approx((100 + 50) / 2)
@@ -307,7 +324,13 @@ def test_mvtool(tmp_path: Path, kind: AnswerType, answers: Any, choices: Any, go
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "t.png").write_bytes(png())
     task = GroundTruth(
-        id="t", question="q?", answers=answers, kind=Kind.RECOGNITION, answer_type=kind, choices=choices, image="images/t.png"
+        id="t",
+        question="q?",
+        answers=answers,
+        kind=Kind.RECOGNITION,
+        answer_type=kind,
+        choices=choices,
+        image="images/t.png",
     )
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task.to_json()) + '\n{"id": "u"}\n')
     loaded = mvtool.load(tmp_path)
