@@ -93,6 +93,68 @@ def questions(
     _say(f"{built.count} tasks in {out}", quiet)
 
 
+SFT_HELP = """Write supervised runs: single tool, multi tool, multi crop, error and recovery, no tool.
+
+Without --tasks they are about generated pictures and a program is the teacher. With --tasks and a server a model is. Every run
+is made by the agent in a real kernel; a step that does not give the picture it should drops the run, with the reason.
+
+[bold]Examples[/bold]
+
+  codevision data sft --n 500 --out sft
+
+  codevision data sft --tasks mvtool-train --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-32B-Instruct --out sft
+
+The folder holds sft.jsonl in the form of CodeVision-SFT, images/ and dropped.jsonl. Stopped, the same command goes on.
+"""
+
+
+@app.command(help=SFT_HELP)
+def sft(
+    out: Out,
+    n: Annotated[int, typer.Option(min=1, help="How many runs are kept.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same generated runs.")] = 0,
+    tasks: Annotated[Path | None, typer.Option(help="A folder of tasks with ground truth, for a model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name on the server.", envvar="CODEVISION_MODEL")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible server of the teacher.", envvar="CODEVISION_BASE_URL")
+    ] = None,
+    tries: Annotated[int, typer.Option(min=1, help="Runs of a model before its lesson is dropped.")] = 2,
+    at_once: Annotated[int, typer.Option(min=1, help="Runs in flight, and kernels.")] = 4,
+    notebooks: Annotated[bool, typer.Option(help="Keep every run's notebook under runs/.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write supervised runs."""
+    with _named():
+        from kernel_agent.blocking import run_blocking
+        from kernel_agent.teacher import sft_folder
+
+        source = sft_folder.generated(seed) if tasks is None else _asked(tasks, model, base_url, seed, tries)
+        total = n if source.size is None else min(n, source.size)
+        with _bar("teaching", total, quiet) as progress:
+
+            async def teach() -> sft_folder.Written:
+                from kernel_agent.session import KernelPool
+
+                async with KernelPool(at_once) as pool:
+                    return await sft_folder.write_sft(out, source, n, pool, notebooks=notebooks, progress=progress)
+
+            written = run_blocking(teach())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(written.shapes.items()))
+    _say(f"{written.count} runs in {out} ({kinds}); {written.dropped} dropped", quiet)
+
+
+def _asked(tasks: Path, model: str | None, base_url: str | None, seed: int, tries: int) -> Any:
+    from kernel_agent.api import choose_model
+    from kernel_agent.errors import InputError
+    from kernel_agent.tasks.dataset import read_tasks
+    from kernel_agent.teacher.sft_folder import Asked
+
+    if base_url is None:
+        raise InputError("--tasks wants a model as the teacher: give --base-url, and --model where it serves several")
+    teacher = choose_model(model, base_url=base_url, api_key=api_key())
+    return Asked(tasks=tuple(read_tasks(tasks)), model=teacher, seed=seed, tries=tries, data=str(tasks.resolve()))
+
+
 def _corruption(text: str, seed: int) -> Any:
     from kernel_agent.errors import InputError
     from kernel_agent.tasks.ground_truth import Corruption, CorruptionKind

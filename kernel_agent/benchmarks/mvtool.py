@@ -9,7 +9,7 @@ Files: a data set folder of ours (`tasks.jsonl` and `images/`), or its JSON line
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kernel_agent.benchmarks.answers import bare, choice_prompt, chosen_letter
@@ -64,18 +64,27 @@ def prompt(sample: Sample) -> str:
 
 def score(sample: Sample, answer: str | None) -> float:
     """1 where the answer is one of the truths, else 0."""
-    if answer is None:
-        return 0.0
-    said, kind, options = bare(answer), sample.meta.get("answer_type"), sample.meta.get("options") or {}
+    kind, options = sample.meta.get("answer_type"), sample.meta.get("options") or {}
+    return float(answer is not None and is_one_of(answer, sample.gold, str(kind), options))
+
+
+def is_right(task: GroundTruth, answer: str | None) -> bool:
+    """Whether `answer` is right for a task of ours."""
+    options = {chr(ord("A") + place): choice for place, choice in enumerate(task.choices)}
+    return answer is not None and is_one_of(answer, task.answers, str(task.answer_type), options)
+
+
+def is_one_of(answer: str, truths: Sequence[str], kind: str, options: Mapping[str, str]) -> bool:
+    """Whether `answer` is one of `truths`, compared as an `AnswerType` says."""
+    said = bare(answer)
     if kind == AnswerType.CHOICE and options:
         letter = chosen_letter(answer, options)
-        right = {truth.strip() for truth in sample.gold}
-        return float(letter is not None and bool({letter, options[letter]} & right))
+        return letter is not None and bool({letter, options[letter]} & {truth.strip() for truth in truths})
     if kind == AnswerType.NUMBER:
-        return float(any(same(said, truth) for truth in sample.gold))
+        return any(same(said, truth) for truth in truths)
     if kind == AnswerType.LIST:
-        return float(any(_elements(said) == _elements(truth) for truth in sample.gold))
-    return float(any(_plain(said) == _plain(truth) for truth in sample.gold))
+        return any(_elements(said) == _elements(truth) for truth in truths)
+    return any(_plain(said) == _plain(truth) for truth in truths)
 
 
 def _plain(text: str) -> str:

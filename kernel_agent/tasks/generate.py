@@ -91,15 +91,18 @@ def generate(
     *,
     split: Split = Split.TRAIN,
     corruptions: tuple[Corruption, ...] = (),
+    orientation: Orientation | None = None,
 ) -> Generated:
     """Task `index` of a series. Orientations take turns: the five of the paper for `mvtool`, else these and upright.
+
+    With `orientation` the picture of that index lies so instead.
 
     Each of `corruptions` is applied with its own seed plus `index`. Raises NoFontsError.
     """
     rng = np.random.default_rng([VERSION, list(Series).index(series), list(Split).index(split), seed, index])
     faces = typefaces(split)
     orientations = _TURNED if series is Series.MVTOOL else tuple(Orientation)
-    orientation = orientations[index % len(orientations)]
+    orientation = orientation or orientations[index % len(orientations)]
     if series is Series.MVTOOL:
         drawing, question = _passage(rng, faces)
     else:
