@@ -155,6 +155,107 @@ def _asked(tasks: Path, model: str | None, base_url: str | None, seed: int, trie
     return Asked(tasks=tuple(read_tasks(tasks)), model=teacher, seed=seed, tries=tries, data=str(tasks.resolve()))
 
 
+FILTER_HELP = """Leave out duplicates, pictures that a test set has, and tasks that are too easy or too hard for a model.
+
+[bold]Example[/bold]
+
+  codevision data filter mvtool-train --out clean --against mvtool-test --against ocrbench:OCRBench/OCRBench.json \\
+      --rollouts 8 --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-8B-Instruct
+
+The new folder's tasks.jsonl names the pictures where they lie; left_out.jsonl says what was left out and why.
+"""
+
+
+@app.command("filter", help=FILTER_HELP)
+def filter_tasks(
+    data: Annotated[Path, typer.Argument(help="A folder of tasks.")],
+    out: Out,
+    against: Annotated[
+        list[str] | None, typer.Option(help="A folder of pictures or tasks, or BENCHMARK:PATH. May be given again.")
+    ] = None,
+    keep_duplicates: Annotated[bool, typer.Option(help="Keep tasks that come twice.")] = False,
+    rollouts: Annotated[int, typer.Option(min=0, help="Runs a task; all right or all wrong is left out. 0: none.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Whose rollouts; default the embedded model.", envvar="CODEVISION_MODEL")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible server of it.", envvar="CODEVISION_BASE_URL")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="How the model writes code.")] = "native",
+    at_once: Annotated[int, typer.Option(min=1, help="Runs in flight, and kernels.")] = 8,
+    quiet: Quiet = False,
+) -> None:
+    """Leave tasks out."""
+    import json
+
+    with _named():
+        from kernel_agent.tasks import filters
+        from kernel_agent.tasks.dataset import TASKS, read_tasks, write_tasks
+
+        tasks = list(read_tasks(data))
+        _fresh(out, data)
+        with _bar("hashing", len(tasks), quiet) as progress:
+            known = filters.hashes(tasks, progress)
+        left_out = {} if keep_duplicates else filters.duplicates(tasks, known)
+        for place in against or ():
+            found = filters.contaminated(known, _test_pictures(place))
+            left_out.update({task: reason for task, reason in found.items() if task not in left_out})
+        if rollouts:
+            rest = [task for task in tasks if task.id not in left_out]
+            left_out |= filters.one_sided(_rollouts(rest, rollouts, out, model, base_url, protocol, at_once, quiet))
+        reasons = [
+            json.dumps({"task": task, "reason": reason}, ensure_ascii=False) for task, reason in left_out.items()
+        ]
+        (out / "left_out.jsonl").write_text("".join(line + "\n" for line in reasons), encoding="utf-8")
+        kept = write_tasks(out / TASKS, (task for task in tasks if task.id not in left_out))
+    _say(f"{kept} tasks in {out}; {len(left_out)} left out", quiet)
+
+
+def _fresh(out: Path, data: Path) -> None:
+    from kernel_agent.errors import InputError, StorageError
+    from kernel_agent.tasks.dataset import TASKS
+
+    if (out / TASKS).exists():
+        raise InputError(f"{out} holds a dataset already: give another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{out} cannot be made: {error.strerror}; choose another folder") from error
+
+
+def _test_pictures(place: str) -> dict[str, Any]:
+    """Hashes of the pictures at a folder or BENCHMARK:PATH, by name."""
+    from kernel_agent.benchmarks import NAMES, get_benchmark
+    from kernel_agent.tasks import filters
+    from kernel_agent.tasks.image_hash import turned
+    from kernel_agent.tasks.released import as_pil
+
+    name, _, path = place.partition(":")
+    if name not in NAMES or not path:
+        return {str(file): filters.hash_of(file) for file in filters.pictures(place)}
+    samples = get_benchmark(name).load(Path(path)).samples
+    return {f"{name} {one.id}": turned(as_pil(picture)) for one in samples for picture in one.images}
+
+
+def _rollouts(
+    tasks: Any, count: int, out: Path, model: str | None, base_url: str | None, protocol: str, at_once: int, quiet: bool
+) -> dict[str, list[bool]]:
+    from kernel_agent.api import choose_model
+    from kernel_agent.blocking import run_blocking
+    from kernel_agent.session import KernelPool
+    from kernel_agent.teacher import difficulty
+
+    asked = choose_model(model, base_url=base_url, api_key=api_key())
+    with _bar("rollouts", count * len(tasks), quiet) as progress:
+
+        async def run() -> dict[str, list[bool]]:
+            async with KernelPool(at_once) as pool:
+                file = out / "rollouts.jsonl"
+                return await difficulty.rollouts(tasks, asked, count, file, pool, protocol=protocol, progress=progress)
+
+        return run_blocking(run())
+
+
 def _corruption(text: str, seed: int) -> Any:
     from kernel_agent.errors import InputError
     from kernel_agent.tasks.ground_truth import Corruption, CorruptionKind

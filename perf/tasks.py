@@ -3,7 +3,9 @@
 | figure | what it is | goal |
 |---|---|---|
 | tasks_per_second | pictures drawn, packed and written to disk with their records, by `workers` processes, start-up included | 50 |
-| tasks_per_second_<series> | the same for each series, a tenth of the number each | |
+| cpu_ms | processor time of all processes for one of them, start-up included | 40 with 2 workers |
+| tasks_per_cpu_seconds | `workers` / cpu_ms: what the same would be with a core to each worker; the figure to compare on a busy machine | 50 |
+| ..._<series> | the same for each series, a tenth of the number each | |
 | megapixels, bytes | of a picture, mean | |
 
 Figures are of this machine; `load` (1 minute) says how busy it was before and after.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -25,11 +28,16 @@ from kernel_agent.tasks.generate import Series
 from kernel_agent.tasks.generated_folder import write_dataset
 
 
+def cpu() -> float:
+    """Processor seconds of this process and of those it has waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 def measure(series: Series, count: int, workers: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), cpu()
         write_dataset(folder, series, count, 3, workers=workers)
-        seconds = time.perf_counter() - began
+        seconds, spent = time.perf_counter() - began, cpu() - spent
         tasks = list(read_tasks(folder))
         assert len(tasks) == count
         pixels = sum(task.size[0] * task.size[1] for task in tasks if task.size)
@@ -37,6 +45,8 @@ def measure(series: Series, count: int, workers: int) -> dict[str, float]:
     return {
         "tasks_per_second": count / seconds,
         "seconds": seconds,
+        "cpu_ms": 1000 * spent / count,
+        "tasks_per_cpu_seconds": workers * count / spent,
         "megapixels": pixels / count / 1e6,
         "bytes": size / count,
     }
@@ -54,10 +64,10 @@ def main() -> None:
     for series in Series:
         print(f"... {series}", file=sys.stderr, flush=True)
         each = measure(series, max(1, options.n // 10), options.workers)
-        figures[f"tasks_per_second_{series}"] = each["tasks_per_second"]
+        figures |= {f"{name}_{series}": each[name] for name in ("tasks_per_second", "tasks_per_cpu_seconds")}
     figures["load_after"] = os.getloadavg()[0]
     for name, value in figures.items():
-        print(f"{name:28} {value:12.3f}")
+        print(f"{name:32} {value:12.3f}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

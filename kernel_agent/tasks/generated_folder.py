@@ -106,6 +106,8 @@ def _mapped(work: Callable[[int], int], starts: list[int], workers: int) -> Iter
         return
     with multiprocessing.get_context("spawn").Pool(min(workers, len(starts)), _worker) as pool:
         yield from pool.imap_unordered(work, starts)
+        pool.close()
+        pool.join()  # rather than be ended in the middle of leaving
 
 
 def _worker() -> None:
