@@ -8,17 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from kernel_agent.cli_bar import bar
+
 app = typer.Typer(help="Make and filter tasks and training data.", no_args_is_help=True, rich_markup_mode="rich")
 
 GENERATE_HELP = """Draw pictures with questions whose answers, boxes and reading order are exactly known.
 
-[bold]Kinds[/bold]: mvtool (turned, and small enough to need a crop), page, receipt, sign, label, table, chart, dial, geometry.
+[bold]Kinds[/bold]: mvtool (turned, and small enough to need a crop), page, receipt, sign, label, table, chart, dial, geometry,
+reading (one code; what the embedded model can read).
 
 [bold]Example[/bold]: codevision data generate --kind mvtool --n 1000 --seed 3 --out mvtool-train
 
@@ -53,7 +56,7 @@ def generate(
 
         series, part = _member(Series, "--kind", kind), _member(Split, "--split", split)
         damage = tuple(_corruption(text, seed) for text in corrupt or ())
-        with _bar("drawing", n, quiet) as progress:
+        with bar("drawing", n, quiet) as progress:
             drawn = write_dataset(
                 out, series, n, seed, split=part, corruptions=damage, workers=workers, progress=progress
             )
@@ -84,7 +87,7 @@ def questions(
             raise InputError("--images is missing: give the folder of the pictures beside an annotation file")
         else:
             read, opener, source = read_hiertext(annotations), pictures_in(images), "hiertext"
-        with _bar("asking", n, quiet) as progress:
+        with bar("asking", n, quiet) as progress:
             built = build(read, opener, out, n, seed, source=source, progress=progress)
     for name, reason in built.left_out[:10]:
         print(f"Left out {name}: {reason}", file=sys.stderr)
@@ -130,7 +133,7 @@ def sft(
 
         source = sft_folder.generated(seed) if tasks is None else _asked(tasks, model, base_url, seed, tries)
         total = n if source.size is None else min(n, source.size)
-        with _bar("teaching", total, quiet) as progress:
+        with bar("teaching", total, quiet) as progress:
 
             async def teach() -> sft_folder.Written:
                 from kernel_agent.session import KernelPool
@@ -194,7 +197,7 @@ def filter_tasks(
 
         tasks = list(read_tasks(data))
         _fresh(out, data)
-        with _bar("hashing", len(tasks), quiet) as progress:
+        with bar("hashing", len(tasks), quiet) as progress:
             known = filters.hashes(tasks, progress)
         left_out = {} if keep_duplicates else filters.duplicates(tasks, known)
         for place in against or ():
@@ -246,7 +249,7 @@ def _rollouts(
     from kernel_agent.teacher import difficulty
 
     asked = choose_model(model, base_url=base_url, api_key=api_key())
-    with _bar("rollouts", count * len(tasks), quiet) as progress:
+    with bar("rollouts", count * len(tasks), quiet) as progress:
 
         async def run() -> dict[str, list[bool]]:
             async with KernelPool(at_once) as pool:
@@ -288,32 +291,6 @@ def _named() -> Iterator[None]:
     except (CodeVisionError, ImportError) as error:
         print(f"codevision: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-
-
-@contextlib.contextmanager
-def _bar(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; a line at each tenth where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(file=sys.stderr)
-    if quiet:
-        yield lambda done: None
-    elif console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as shown:
-            task = shown.add_task(what, total=total)
-            yield lambda done: shown.update(task, completed=done)
-    else:
-        told = -1
-
-        def tell(done: int) -> None:
-            nonlocal told
-            if 10 * done // total > told:
-                told = 10 * done // total
-                print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
-
-        yield tell
 
 
 def _say(text: str, quiet: bool) -> None:

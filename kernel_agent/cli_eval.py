@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from kernel_agent.cli_bar import bar
 
 if TYPE_CHECKING:
     from kernel_agent.benchmarks.evaluation import Evaluation, Options
@@ -27,7 +30,8 @@ EVAL_HELP = """Measure a model on a benchmark: orientation, mvtool, ocrbench, ch
   codevision eval chartqapro --data chartqapro.parquet --transforms rot90,flip-v --controls off,direct --json scores.json
 
 Killed and started again with the same --out it goes on where it was: nothing finished is lost or asked again. The folder has the
-report (report.html, report.ipynb), a notebook for each run, and inspect's logs (inspect view --log-dir DIR/logs).
+report (report.html, report.ipynb) and a notebook for each run; where inspect_ai is installed (kernel-agent\\[eval]) it runs the
+evaluation and its logs are there too (inspect view --log-dir DIR/logs).
 """
 
 
@@ -144,10 +148,6 @@ def _judge(model: str | None, url: str | None) -> Any:
 
 def _run(options: Options, json_to: Path | None, started: float, *, retries: int, quiet: bool) -> int:
     """How many runs failed; the report is written whatever happens to the runs."""
-    try:
-        from kernel_agent.benchmarks import inspect_run
-    except ImportError as error:
-        raise ImportError("Evaluations run on inspect_ai: pip install 'kernel-agent[eval]'.") from error
     from kernel_agent.benchmarks.evaluation import open_evaluation
 
     with open_evaluation(options) as evaluation:
@@ -156,9 +156,16 @@ def _run(options: Options, json_to: Path | None, started: float, *, retries: int
             print(f"Skipped: {problem}", file=sys.stderr)
         if len(problems) > 20:
             print(f"... and {len(problems) - 20} more rows; all are in the report.", file=sys.stderr)
-        display = "none" if quiet or not sys.stderr.isatty() else "rich"
         try:
-            return inspect_run.run(evaluation, display=display, retries=retries)
+            if find_spec("inspect_ai") is not None:
+                from kernel_agent.benchmarks import inspect_run
+
+                display = "none" if quiet or not sys.stderr.isatty() else "rich"
+                return inspect_run.run(evaluation, display=display, retries=retries)
+            from kernel_agent.benchmarks import plain_run
+
+            with bar("runs", len(evaluation.columns) * len(evaluation.samples), quiet) as progress:
+                return plain_run.run(evaluation, retries=retries, progress=progress)
         finally:
             _report(evaluation, json_to, started, quiet=quiet)
 

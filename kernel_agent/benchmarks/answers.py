@@ -30,13 +30,14 @@ def chosen_letter(answer: str | None, options: Mapping[str, str]) -> str | None:
     A first-letter rule would read "Based on ... answer is C" as B.
     """
     text = bare(answer)
-    alone: re.Match[str] | None = re.fullmatch(r"[\s(\[*\"']*([A-Za-z])[\s)\].:,*\"']*", text)
+    alone = re.fullmatch(r"[\s(\[*\"']*([A-Za-z])[\s)\].:,*\"']*", text)
     if alone:
-        return alone[1].upper() if alone[1].upper() in options else None
+        letter = str(alone[1]).upper()
+        return letter if letter in options else None
     leading = re.match(r"\s*[(\[*]*([A-Z])[)\].:]+\s+\S", text)
     if leading and leading[1] in options:
         return str(leading[1])
-    said = [letter for letter in _SAID.findall(text) if letter in options]
+    said = [str(letter) for letter in _SAID.findall(text) if letter in options]
     if said:
         return said[-1]
     words = re.sub(r"[.()\[\],:;!?*#{}\"]", " ", text).split()

@@ -16,6 +16,7 @@ from kernel_agent.benchmarks.answers import bare, choice_prompt, chosen_letter
 from kernel_agent.benchmarks.base import Keep, Line, Loaded, Sample, Scored, as_is, by_category, load_rows, mean_line
 from kernel_agent.benchmarks.mvtoolbench import same
 from kernel_agent.errors import InputError
+from kernel_agent.tasks.dataset import TASKS
 from kernel_agent.tasks.ground_truth import AnswerType, GroundTruth
 from kernel_agent.tasks.released import RowError, read_picture
 from kernel_agent.tasks.released.rows import Found
@@ -26,12 +27,15 @@ TURNED = False
 
 def load(path: Path | None, *, limit: int | None = None, seed: int = 0, keep: Keep = as_is) -> Loaded:
     """See `Benchmark.load`."""
-    if path is not None and (path / "tasks.jsonl").is_file():
-        path = path / "tasks.jsonl"
-    return load_rows(path, _sample, limit=limit, keep=keep, what="a data set (codevision data generate --kind mvtool)")
+    if path is not None and (path / TASKS).is_file():
+        path = path / TASKS
+    return load_rows(
+        path, read_sample, limit=limit, keep=keep, what="a data set (codevision data generate --kind mvtool)"
+    )
 
 
-def _sample(found: Found) -> Sample:
+def read_sample(found: Found) -> Sample:
+    """A row of `tasks.jsonl`. Raises RowError."""
     try:
         truth = GroundTruth.from_json({key: value for key, value in found.row.items() if value is not None})
     except InputError as error:

@@ -3,15 +3,18 @@
 Ours: the same questions upright and under the paper's five transforms, with exact truth and without a download. Answers
 must be exact. The fonts are those the embedded model never saw in training (`kernel-agent[data]`).
 
-With a path, the pictures and truths come from there: JSON lines (or JSON, TSV, parquet) with image, question and answer.
+With a path, the pictures and truths come from there: JSON lines (or JSON, TSV, parquet) with image, question and answer, or a
+data set of ours (`codevision data generate`), whose pictures are put upright first.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from kernel_agent.benchmarks import mvtool
 from kernel_agent.benchmarks.answers import bare
 from kernel_agent.benchmarks.base import (
     Keep,
@@ -25,7 +28,9 @@ from kernel_agent.benchmarks.base import (
     load_rows,
     text_field,
 )
-from kernel_agent.tasks.released import read_picture
+from kernel_agent.tasks.dataset import TASKS
+from kernel_agent.tasks.orientation import Orientation
+from kernel_agent.tasks.released import RowError, as_pil, read_picture
 from kernel_agent.tasks.released.rows import Found
 
 NAME = "orientation"
@@ -36,6 +41,8 @@ DEFAULT_N = 300
 
 def load(path: Path | None, *, limit: int | None = None, seed: int = 0, keep: Keep = as_is) -> Loaded:
     """See `Benchmark.load`; without a path `limit` pictures of the series `seed` are drawn."""
+    if path is not None and (path / TASKS).is_file():
+        path = path / TASKS
     if path is not None:
         return load_rows(path, _sample, limit=limit, keep=keep, what="the data set")
     return Loaded(samples=tuple(kept(_drawn(seed, DEFAULT_N if limit is None else limit), keep)))
@@ -62,6 +69,8 @@ def _drawn(seed: int, n: int) -> Iterator[Sample]:
 
 def _sample(found: Found) -> Sample:
     row = found.row
+    if "answers" in row:
+        return _ours(found)
     return Sample(
         id=text_field(row, "id", "index", default=f"{found.file.stem}-{found.index}"),
         question=text_field(row, "question"),
@@ -71,13 +80,28 @@ def _sample(found: Found) -> Sample:
     )
 
 
+def _ours(found: Found) -> Sample:
+    sample = mvtool.read_sample(found)
+    lies = Orientation(sample.meta["orientation"])
+    if lies is Orientation.UPRIGHT:
+        return sample
+    file = io.BytesIO()
+    try:
+        lies.inverse.apply(as_pil(sample.images[0])).save(file, "PNG", compress_level=1)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RowError(f"the picture cannot be decoded ({error})") from error
+    return replace(sample, images=(file.getvalue(),))
+
+
 def prompt(sample: Sample) -> str:
     """The question alone."""
     return sample.question
 
 
 def score(sample: Sample, answer: str | None) -> float:
-    """1 where the answer is exact, apart from blanks around it."""
+    """1 where the answer is exact, apart from blanks around it; in a data set of ours as `mvtool` counts."""
+    if "answer_type" in sample.meta:
+        return mvtool.score(sample, answer)
     return float(answer is not None and bare(answer) == str(sample.gold).strip())
 
 

@@ -45,6 +45,7 @@ class Series(StrEnum):
     CHART = "chart"
     DIAL = "dial"
     GEOMETRY = "geometry"
+    READING = "reading"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +71,7 @@ class Generated:
 
 
 def _draws(series: Series) -> Draw:
-    from kernel_agent.tasks import charts, dials, geometry, labels, pages, receipts, signs, tables
+    from kernel_agent.tasks import charts, dials, geometry, labels, pages, reading, receipts, signs, tables
 
     return {
         Series.PAGE: pages.draw_page,
@@ -81,6 +82,7 @@ def _draws(series: Series) -> Draw:
         Series.CHART: charts.draw_chart,
         Series.DIAL: dials.draw_dial,
         Series.GEOMETRY: geometry.draw_geometry,
+        Series.READING: reading.draw_reading,
     }[series]
 
 
