@@ -13,7 +13,12 @@ from kernel_agent.benchmarks import Benchmark, Sample, Scored, get_benchmark
 from kernel_agent.benchmarks.answers import bare, chosen_letter
 from kernel_agent.benchmarks.base import spool
 from kernel_agent.errors import InputError
+from kernel_agent.tasks.generate import Series, generate
+from kernel_agent.tasks.generated_folder import write_dataset
 from kernel_agent.tasks.ground_truth import AnswerType, GroundTruth, Kind
+from kernel_agent.tasks.orientation import Orientation
+from kernel_agent.tasks.released import as_pil
+from kernel_agent.tasks.typefaces import Split
 
 ocrbench, chartqapro, vstar, hrbench, mvtoolbench, orientation, mvtool = map(
     get_benchmark, ("ocrbench", "chartqapro", "vstar", "hrbench", "mvtoolbench", "orientation", "mvtool")
@@ -337,6 +342,17 @@ def test_mvtool(tmp_path: Path, kind: AnswerType, answers: Any, choices: Any, go
     assert [problem.index for problem in loaded.problems] == [1]
     gold_and_wrong(mvtool, loaded.samples[0], gold, wrong)
     assert choices == () or "B. blue" in mvtool.prompt(loaded.samples[0])
+
+
+def test_orientation_puts_our_own_data_sets_upright(tmp_path: Path) -> None:
+    write_dataset(tmp_path, Series.READING, 6, 3, split=Split.TEST, workers=1)
+    loaded = orientation.load(tmp_path)
+    assert loaded.problems == ()
+    for index, sample in enumerate(loaded.samples):
+        made = generate(Series.READING, 3, index, split=Split.TEST)
+        assert as_pil(sample.images[0]).convert("RGB").tobytes() == made.drawing.pixels.tobytes()
+        gold_and_wrong(orientation, sample, made.task.answers[0], made.task.answers[0][:-1])
+    assert {generate(Series.READING, 3, index).task.orientation for index in range(6)} == set(Orientation)
 
 
 def test_what_there_is_not() -> None:
