@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,18 @@ def test_pictures_that_are_none() -> None:
     for value in (None, 5, "", {"bytes": None}, b"", "x" * 100):
         with pytest.raises(RowError):
             read_picture(value, folder=Path())
+
+
+def test_base64_of_any_length_is_a_picture(tmp_path: Path) -> None:
+    """Also where it has no slash, so that it would be one file name, longer than any may be."""
+    for side in (2, 12, 300):
+        file = io.BytesIO()
+        Image.new("RGB", (side, side)).save(file, "PNG", compress_level=0)
+        text = base64.b64encode(file.getvalue()).decode()
+        for given in (text, f"data:image/png;base64,{text}"):
+            assert as_pil(read_picture(given, folder=tmp_path)).size == (side, side)
+    with pytest.raises(RowError):
+        read_picture("A" * 900, folder=tmp_path)
 
 
 CALL = '{"name": "code_image_tool", "arguments": {"code": "result = ImageOps.flip(image)", "description": "d", "image_index": 0}}'

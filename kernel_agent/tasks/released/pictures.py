@@ -22,6 +22,8 @@ Picture: TypeAlias = bytes | Path
 _SHORTEST_BASE64 = 64
 """Shorter strings are paths: no image file fits in so few characters."""
 
+_LONGEST_PATH = 1024
+
 
 def read_picture(value: Any, *, folder: Path) -> Picture:
     """The picture in a row's field; relative paths start at `folder`. RowError says what is wrong with it."""
@@ -36,7 +38,7 @@ def read_picture(value: Any, *, folder: Path) -> Picture:
         raise RowError(f"an image that is {'missing' if value is None else 'a ' + type(value).__name__}")
     if value.startswith("data:"):
         value = value.partition(",")[2]
-    elif len(value) < _SHORTEST_BASE64 or (folder / value[:1024]).is_file():
+    elif len(value) < _SHORTEST_BASE64 or (len(value) <= _LONGEST_PATH and _is_file(folder / value)):
         path = folder / value
         if not path.is_file():
             raise RowError(f"the image file {path} does not exist")
@@ -45,6 +47,13 @@ def read_picture(value: Any, *, folder: Path) -> Picture:
         return _checked(base64.b64decode(value, validate=True))
     except binascii.Error as error:
         raise RowError(f"an image that is neither base64 nor a file ({error}; it begins {value[:20]!r})") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no file system has a name this long
+        return False
 
 
 def _checked(picture: Picture) -> Picture:
