@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,7 @@ def _mapped(work: Callable[[int], int], starts: list[int], workers: int) -> Iter
 
 def _worker() -> None:
     """OpenCV's threads only stand in each other's way where there is a process a core; and nothing drawn has cycles."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the first process ends the others
     cv2.setNumThreads(1)
     gc.set_threshold(100_000, 50, 50)
 

@@ -47,6 +47,7 @@ def test_it_goes_on_and_tries_again(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(model.requests) == asked + 1 + 2 * 3  # a failure, and two runs of three messages
 
 
+@pytest.mark.slow
 def test_the_command_writes_scores_and_report(tmp_path: Path, played: Any) -> None:
     colour_set(tmp_path / "data", 3)
     given = command(tmp_path, played, "--transforms", "rot90", "--controls", "none", "--limit", "2")

@@ -1,4 +1,7 @@
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +100,21 @@ def test_the_command(tmp_path: Path) -> None:
         assert said in wrong.stderr
         assert "Traceback" not in wrong.stderr
     assert json.loads((tmp_path / "made" / "generate.json").read_text())["count"] == 10
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_quiet_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    given = [sys.executable, "-m", "kernel_agent.cli", "data", "generate", "--kind", "geometry", "--n", "2000", "--out", str(tmp_path)]  # fmt: skip
+    process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    said = ""
+    while "drawing 2" not in said:
+        said += process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert rest.splitlines()[-1].startswith("Interrupted.")
+    assert "Traceback" not in rest
+    again = subprocess.run(given, capture_output=True, text=True, check=True)
+    assert re.search(r"2000 tasks in .*, \d+ of them from before", again.stdout)
+    assert len(list(read_tasks(tmp_path))) == 2000

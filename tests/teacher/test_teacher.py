@@ -192,6 +192,7 @@ class _Stops(Generated):
         return await super().teach(index, folder, pool, runs)
 
 
+@pytest.mark.slow
 async def test_stopped_it_goes_on(tmp_path: Path) -> None:
     async with KernelPool(1, kernel=KERNEL) as pool:
         with pytest.raises(ModelFailed):
@@ -307,6 +308,7 @@ async def test_a_model_that_does_otherwise_is_tried_again_then_dropped(tmp_path:
             assert reason in str(found), crop
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "kernel_agent.cli", "data", "sft", "--n", "3", "--out", str(tmp_path / "sft")]
     run = subprocess.run(arguments, capture_output=True, text=True, check=False)
