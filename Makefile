@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: help setup demo test check fast test-slow test-vllm test-kernels attacks attacks-user perf clean panel lab wheel test-browser screenshots
+.PHONY: help setup demo test check fast test-slow test-vllm test-kernels test-browser test-evaluation attacks attacks-user perf clean panel lab wheel screenshots
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -47,6 +47,11 @@ test-slow: setup ## tests that take minutes
 test-vllm: setup ## a real vLLM server on this machine, in its own environment
 	PYTHON=$(PYTHON) tests/vllm/make_env.sh
 	$(BIN)/python -m pytest -q -m vllm tests/vllm
+
+test-evaluation: ## codevision eval on inspect_ai, in an environment of its own
+	test -x .venv-eval/bin/python || $(PYTHON) -m venv .venv-eval
+	.venv-eval/bin/python -m pip --disable-pip-version-check install -q -e '.[eval,data,replay]' pytest pytest-asyncio
+	.venv-eval/bin/python -m pytest -q -m evaluation tests/benchmarks
 
 test-kernels: setup bubblewrap ## isolation, attacks, faults; the demo with and without bubblewrap
 	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force --isolation strong --namespaces bubblewrap
@@ -125,7 +130,8 @@ perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.kernels --json perf-kernels.json
 	$(BIN)/python -m perf.tamper --json perf-tamper.json
 	$(BIN)/python -m perf.audit --json perf-audit.json
+	$(BIN)/python -m perf.tasks --json perf-tasks.json
 
 clean: ## remove environments and caches
 	rm -rf $(PANEL)/node_modules $(PANEL)/lib $(PANEL)/build kernel_agent/labextension dist screenshots
-	rm -rf $(VENV) .venv-vllm .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json
+	rm -rf $(VENV) .venv-vllm .venv-eval .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json

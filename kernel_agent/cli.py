@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kernel_agent import cli_audit, cli_counterfactuals, cli_evidence
+from kernel_agent import cli_audit, cli_counterfactuals, cli_data, cli_eval, cli_evidence
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
@@ -386,6 +386,10 @@ def version() -> None:
     from kernel_agent import __version__
 
     print(__version__)
+
+
+cli_eval.add_to(app)
+app.add_typer(cli_data.app, name="data")
 
 
 def main() -> None:

@@ -88,6 +88,16 @@ _FENCED = (
     "<answer>...</answer>, as short as the question allows."
 )
 
+_DIRECT = (
+    "You answer questions about images. Look at the image and give the final answer inside <answer></answer>, as short as "
+    "the question allows. You may think inside <think></think> first."
+)
+
+
+def direct_system() -> str:
+    """System prompt of the control that is given no tools (benchmarks/direct.py)."""
+    return _DIRECT
+
 
 def native_system() -> str:
     """System prompt of the native protocol: the task, the tool's schema, the tags."""

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageFont
 
+from kernel_agent.errors import CodeVisionError
+
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 """The 36 characters that drawn strings are made of."""
 
@@ -71,7 +73,7 @@ class Face:
     cap_ratio: float
 
 
-class NoFontsError(RuntimeError):
+class NoFontsError(CodeVisionError, RuntimeError):
     """No usable font was found where the caller said to look."""
 
 
