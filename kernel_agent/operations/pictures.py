@@ -1,0 +1,55 @@
+"""The pixels of a run's pictures, decoded once: (height, width, 3) uint8, RGB; alpha is left out.
+
+What was decoded lately is kept over runs (by hash, at most `KEPT` bytes), because the rollouts of a group share their input.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernel_agent.types import KernelImage
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+KEPT = 96 * 2**20
+
+_kept: OrderedDict[tuple[str, bool], Pixels] = OrderedDict()
+_lock = threading.Lock()
+
+
+class Pictures:
+    """The pictures of one run by index."""
+
+    def __init__(self, images: Mapping[int, KernelImage]) -> None:
+        self.images = images
+
+    def __getitem__(self, index: int) -> Pixels:
+        image = self.images[index]
+        key = image.pixel_sha256, image.lossless
+        with _lock:
+            if (known := _kept.get(key)) is not None:
+                _kept.move_to_end(key)
+                return known
+        pixels = _decode(image)
+        pixels.flags.writeable = False
+        with _lock:
+            _kept[key] = pixels
+            held = sum(one.nbytes for one in _kept.values())
+            while held > KEPT and len(_kept) > 1:
+                held -= _kept.popitem(last=False)[1].nbytes
+        return pixels
+
+
+def _decode(image: KernelImage) -> Pixels:
+    import cv2
+
+    decoded: Any = cv2.imdecode(np.frombuffer(image.data, np.uint8), cv2.IMREAD_COLOR)
+    if decoded is not None and decoded.shape[1::-1] == tuple(image.size):
+        return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return np.array(image.to_pil().convert("RGB"))  # a format that OpenCV does not read
