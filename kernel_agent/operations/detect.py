@@ -76,7 +76,8 @@ def _candidates(known: Mapping[int, PictureOperations], bound: int | None) -> li
     """Where to search: the picture that the call was bound to, the inputs, the latest."""
     inputs = [index for index in known if known[index].parent is None and known[index].root == index]
     first = [bound] if bound is not None and bound in known else []
-    return list(dict.fromkeys([*first, *inputs, *reversed(known)]))[:SEARCHED]
+    latest: list[int] = sorted(known, reverse=True)
+    return list(dict.fromkeys([*first, *inputs, *latest]))[:SEARCHED]
 
 
 def _borne_out(image: KernelImage, parent: int, pictures: Pictures, affine: Affine) -> bool:
