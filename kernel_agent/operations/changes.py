@@ -23,7 +23,7 @@ from kernel_agent.session.lineage.search import turns
 from kernel_agent.types import Affine
 
 LEVELS = 14
-_WINDOW = 768
+_WINDOW = 512
 _FILTERS = (
     Image.Resampling.LANCZOS,
     Image.Resampling.BICUBIC,
@@ -46,7 +46,7 @@ def changes(picture: Pixels, parent: Pixels, affine: Affine, taken: Parts, *, lo
     allowed = 0.005 if exact and lossless else 0.03 if taken.free or not lossless else 0.01
     best: tuple[float, Pixels, NDArray[np.bool_]] | None = None
     for expected, counted in _expected(picture, parent, affine, taken, exact):
-        off = cv2.absdiff(picture, expected).max(axis=2) > LEVELS
+        off = difference(picture, expected) > LEVELS
         share = float((off & counted).sum()) / max(1, int(counted.sum()))
         if share <= allowed and (not lossless or _as_sharp(picture, expected, counted)):
             return None
@@ -57,6 +57,12 @@ def changes(picture: Pixels, parent: Pixels, affine: Affine, taken: Parts, *, lo
     if not exact and _only_resampled(picture, expected, counted):
         return None
     return Applied.OTHER if _drawn(picture, expected, counted) else Applied.PHOTOMETRIC
+
+
+def difference(one: Any, other: Any) -> NDArray[np.uint8]:
+    """By how many levels each pixel differs, in the channel where it differs most."""
+    red, green, blue = cv2.split(cv2.absdiff(one, other))
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
 
 
 def _window(picture: Pixels, parent: Pixels, affine: Affine) -> tuple[int, int, int, int]:
@@ -126,7 +132,7 @@ def _resized(
 def _only_resampled(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_]) -> bool:
     """Whether they differ by no more than filters do: equal when both are smoothed, and about as sharp."""
     smooth: list[Any] = [cv2.GaussianBlur(one, (0, 0), 2.0) for one in (picture, expected)]
-    off = (cv2.absdiff(*smooth).max(axis=2) > LEVELS) & counted
+    off = (difference(smooth[0], smooth[1]) > LEVELS) & counted
     if float(off.sum()) > 0.005 * float(counted.sum()):
         return False
     return _as_sharp(picture, expected, counted)
@@ -134,13 +140,15 @@ def _only_resampled(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_
 
 def _as_sharp(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_]) -> bool:
     """Whether neither was smoothed or sharpened: a median over grain moves no pixel far, and all of them."""
-    edges = [float(np.abs(cv2.Laplacian(one, cv2.CV_32F))[counted].mean()) + 0.2 for one in (picture, expected)]
+    mask = counted.astype(np.uint8)
+    greys = [cv2.Laplacian(cv2.cvtColor(one, cv2.COLOR_RGB2GRAY), cv2.CV_32F) for one in (picture, expected)]
+    edges = [float(cv2.mean(np.abs(one), mask)[0]) + 0.2 for one in greys]
     return 0.7 < edges[0] / edges[1] < 1.4
 
 
 def _drawn(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_]) -> bool:
     """Whether most stayed as it was, while other pixels of the same colours were painted over."""
-    differ = cv2.absdiff(picture, expected).max(axis=2)
+    differ = difference(picture, expected)
     same, changed = (differ <= 6) & counted, (differ > 40) & counted
     total = max(1, int(counted.sum()))
     if float(same.sum()) < 0.5 * total:
@@ -148,10 +156,15 @@ def _drawn(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_]) -> boo
     span = np.ones((19, 19), np.uint8)
     low, high = (np.asarray(one, np.int16) for one in (cv2.erode(expected, span), cv2.dilate(expected, span)))
     changed &= (np.maximum(low - picture, picture - high) > 40).any(axis=2)  # a blur stays among its neighbours
-    level = (high - low).max(axis=2) <= 12
-    if float((level & counted).sum()) > 0.1 * total:  # there, filters change nothing
-        same, changed = same & level, changed & level
+    level = (high - low).max(axis=2) <= 12  # there, filters change nothing
     colours = (expected >> 4).astype(np.int32) @ np.array([256, 16, 1], np.int32)
-    kept, lost = (np.bincount(colours[which], minlength=4096) for which in (same, changed))
-    painted = int(lost[kept >= lost].sum())
-    return painted > 0.002 * total
+    return any(
+        _painted(colours[same & where], colours[changed & where]) > share * total
+        for where, share in ((level, 0.002), (counted, 0.006))
+    )
+
+
+def _painted(same: NDArray[np.int32], changed: NDArray[np.int32]) -> int:
+    """How many changed pixels have a colour that mostly stayed: no function of the colour did this."""
+    kept, lost = np.bincount(same, minlength=4096), np.bincount(changed, minlength=4096)
+    return int(lost[kept >= lost].sum())

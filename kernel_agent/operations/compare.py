@@ -56,8 +56,7 @@ def judge(picture: Pixels, parent: Pixels, affine: Affine) -> Judgement:
     if float(weight.mean()) < 0.1:
         return Judgement(fit=Fit.CONTRADICTED)
     theirs, mine = _features(expected), _features(np.asarray(shown, np.uint8))
-    visible = inside if inside.any() else np.ones_like(inside)
-    if min(float(_grey(expected)[visible].std()), float(_grey(shown)[visible].std())) < FLAT:
+    if min(_deviation(theirs[0], weight), _deviation(mine[0], weight)) < FLAT / 2:
         return Judgement(fit=Fit.CANNOT_TELL)
     likeness = _likeness(theirs, mine, weight)
     *others, _ = zip(*(turns(feature) for feature in mine), strict=True)  # the last of them is unturned
@@ -110,9 +109,13 @@ def _needed(affine: Affine, size: Size, parent: Pixels) -> tuple[int, int, int, 
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _grey(pixels: Any) -> Grey:
-    grey: Grey = np.asarray(pixels, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return grey
+def _grey(pixels: Pixels) -> Grey:
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def spread(pixels: Pixels) -> float:
+    """The largest standard deviation of a channel, in levels of 255."""
+    return float(cv2.meanStdDev(pixels)[1].max())
 
 
 def _grid(values: Any) -> Grey:
@@ -129,6 +132,12 @@ def _features(pixels: Pixels) -> tuple[Grey, Grey]:
 def _likeness(one: tuple[Grey, ...], other: tuple[Grey, ...], weight: Grey) -> float:
     """Correlation of brightness (of either sign: a negative is like its picture) or of edges, the better of the two."""
     return max(abs(_correlation(one[0], other[0], weight)), _correlation(one[1], other[1], weight))
+
+
+def _deviation(values: Grey, weight: Grey) -> float:
+    total = float(weight.sum())
+    off = values - float((values * weight).sum()) / total
+    return float(np.sqrt(float((off * off * weight).sum()) / total))
 
 
 def _correlation(one: Grey, other: Grey, weight: Grey) -> float:

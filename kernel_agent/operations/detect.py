@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from kernel_agent.operations.affine import IDENTITY, Parts, apply, compose, covered, parts
 from kernel_agent.operations.changes import changes
-from kernel_agent.operations.compare import FLAT, Fit, judge
+from kernel_agent.operations.compare import FLAT, Fit, judge, spread
 from kernel_agent.operations.pictures import Pictures, Pixels
 from kernel_agent.operations.search import find_place
 from kernel_agent.operations.values import Applied, PictureOperations, StepOperations
@@ -52,10 +52,10 @@ def _of_picture(
     image: KernelImage, pictures: Pictures, known: dict[int, PictureOperations], bound: int | None
 ) -> PictureOperations:
     pixels = pictures[image.index]
-    flat = float(pixels.std(axis=(0, 1)).max()) < FLAT
+    flat = spread(pixels) < FLAT
     if image.parent in known and image.affine is not None:
         assert image.parent is not None
-        if _borne_out(image, image.parent, pictures, image.affine):
+        if _borne_out(image, image.parent, pictures, image.affine, flat=flat):
             return _describe(image, pictures, image.parent, image.affine, known, by="lineage")
     if flat:
         return PictureOperations(image=image.index, parent=image.parent)
@@ -80,9 +80,11 @@ def _candidates(known: Mapping[int, PictureOperations], bound: int | None) -> li
     return list(dict.fromkeys([*first, *inputs, *latest]))[:SEARCHED]
 
 
-def _borne_out(image: KernelImage, parent: int, pictures: Pictures, affine: Affine) -> bool:
+def _borne_out(image: KernelImage, parent: int, pictures: Pictures, affine: Affine, *, flat: bool) -> bool:
     if affine == IDENTITY and image.pixel_sha256 == pictures.images[parent].pixel_sha256:
         return True
+    if flat:
+        return False
     fit = judge(pictures[image.index], pictures[parent], affine).fit
     if fit is Fit.CANNOT_TELL and not _turned(affine):
         # a symmetric picture: it lies as its parent does unless somebody turned it to no effect

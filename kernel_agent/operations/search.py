@@ -29,7 +29,7 @@ _INSIDE = 0.95
 
 def find_place(picture: Pixels, parent: Pixels) -> tuple[Affine, Judgement] | None:
     """The map from `picture` into `parent`; None where there is none for sure."""
-    for places in (_whole, _part, _by_features):
+    for places in (_whole, _part, _repeated, _by_features):
         found: list[tuple[Affine, Judgement]] = []
         for affine in places(picture, parent):
             if float(within(affine, picture.shape[1::-1], parent.shape[1::-1]).mean()) < _INSIDE:
@@ -87,6 +87,17 @@ def _part(picture: Pixels, parent: Pixels) -> Iterator[Affine]:
     back = invert(turned)
     assert back is not None
     yield compose(shift(left + where[0], top + where[1]), back)
+
+
+def _repeated(picture: Pixels, parent: Pixels) -> Iterator[Affine]:
+    """A part of which every pixel was repeated."""
+    for times in (2, 3, 4):
+        height, width = (side // times * times for side in picture.shape[:2])
+        one = picture[:height:times, :width:times]
+        if (height, width) == picture.shape[:2] and np.array_equal(one.repeat(times, 0).repeat(times, 1), picture):
+            small = 1 / times
+            for affine in _part(np.ascontiguousarray(one), parent):
+                yield compose(affine, (small, 0.0, 0.0, 0.0, small, 0.0))
 
 
 def _by_features(picture: Pixels, parent: Pixels) -> Iterator[Affine]:

@@ -30,18 +30,22 @@ def check_answer(task: GroundTruth, answer: str | None) -> Verdict:
         return Verdict(
             correct=False, explanation=f"{len(answer)} characters are no answer: at most {LONGEST} are taken"
         )
-    same = {
-        AnswerType.NUMBER: _same_number,
-        AnswerType.LIST: _same_list,
-        AnswerType.TEXT: _same_text,
-        AnswerType.CHOICE: lambda said, truth: _same_choice(said, truth, task.choices),
-    }[task.answer_type]
     for truth in task.answers:
-        if _same_text(answer, truth) or same(answer, truth):
+        if _same(task, answer, truth):
             return Verdict(correct=True, explanation=f"{_short(answer)} is {_short(truth)} as a {task.answer_type}")
     return Verdict(
         correct=False, explanation=f"{_short(answer)} is not {_short(task.answers[0])} as a {task.answer_type}"
     )
+
+
+def _same(task: GroundTruth, said: str, truth: str) -> bool:
+    if task.answer_type is AnswerType.CHOICE:
+        return _same_choice(said, truth, task.choices)
+    if _same_text(said, truth):
+        return True
+    if task.answer_type is AnswerType.NUMBER:
+        return _same_number(said, truth)
+    return task.answer_type is AnswerType.LIST and _elements(said) == _elements(truth)
 
 
 def plain(text: str) -> str:
@@ -60,10 +64,6 @@ def _same_number(said: str, truth: str) -> bool:
         return False
     left, right = (float(one[0].replace(",", "")) for one in (found, wanted))
     return math.isclose(left, right, rel_tol=NEAR, abs_tol=NEAR)
-
-
-def _same_list(said: str, truth: str) -> bool:
-    return _elements(said) == _elements(truth)
 
 
 def _elements(text: str) -> list[str]:

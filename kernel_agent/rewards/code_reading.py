@@ -190,10 +190,7 @@ def _names_before(tree: ast.Module, line: int) -> dict[str, _Value]:
                 _assign(target, value, names)
         elif isinstance(node.target, ast.Name) and node.value is not None:
             right = _value(node.value, names)
-            if isinstance(node, ast.AnnAssign):
-                new = right
-            else:
-                new = _arithmetic(node.op, names.get(node.target.id), right)
+            new = right if isinstance(node, ast.AnnAssign) else _arithmetic(node.op, names.get(node.target.id), right)
             if new is not None:
                 names[node.target.id] = new
     return names

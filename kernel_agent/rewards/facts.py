@@ -69,7 +69,7 @@ class Facts:
     def lies(self, picture: PictureOperations, operation: Operation | None) -> bool:
         """Whether a picture lies to the input as `operation` would turn it (None: as the input does)."""
         taken = parts(picture.to_root) if picture.to_root is not None else None
-        if taken is None or taken.orientation != operation:
+        if taken is None or str(taken.orientation) != str(operation):
             return False
         skewed = any(one.kind in (CorruptionKind.SKEW, CorruptionKind.PERSPECTIVE) for one in self.task.corruptions)
         return abs(taken.angle) <= (math.radians(45) if skewed else LEVEL)
