@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from kernel_agent import cli_score
+
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
 
@@ -366,6 +368,9 @@ def version() -> None:
     from kernel_agent import __version__
 
     print(__version__)
+
+
+cli_score.add_to(app)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kernel_agent.operations import ORIENTATIONS, PictureOperations
+from kernel_agent.operations import ORIENTATIONS, Applied, PictureOperations
 from kernel_agent.rewards.facts import Facts, iou
 from kernel_agent.rewards.values import Component, GroupFacts
 from kernel_agent.tasks.ground_truth import Operation
@@ -59,26 +59,22 @@ def _strategy(facts: Facts) -> Iterator[Component]:
         why = f"{facts.orientation}: right after {tries} turned pictures" if value else f"{facts.orientation}: never so"
         yield Component(name="orientation", value=value, weight=weight, explanation=why)
     if Operation.CROP in required:
-        yield _crop(facts, weight, upright)
+        yield _crop(facts, weight)
 
 
 def _turns_picture(picture: PictureOperations) -> bool:
     return any(one in ORIENTATIONS for one in picture.applied)
 
 
-def _crop(facts: Facts, weight: float, upright: int | None) -> Component:
+def _crop(facts: Facts, weight: float) -> Component:
     """The last crop counts, for it is what the answer was read from: trying many boxes earns nothing."""
-    crops = [(step, picture) for step, picture in facts.pictures if facts.part(picture)]
+    crops = [picture for _, picture in facts.pictures if Applied.CROP in picture.applied and facts.part(picture)]
     if facts.target is None or not crops:
-        why = "the task has no target box" if facts.target is None else "no part of the input was shown"
+        why = "the task has no target box" if facts.target is None else "no crop of the input was shown"
         return Component(name="crop", value=0.0, weight=weight, explanation=why)
-    overlap = facts.iou(crops[-1][1])
-    ordered = facts.orientation is None or (
-        upright is not None and upright <= crops[0][0] and facts.lies(crops[-1][1], facts.orientation)
-    )
-    why = f"IoU {overlap:.3f} of the last crop, in the input's frame" + (
-        "" if ordered else "; before it was upright: half"
-    )
+    overlap = facts.iou(crops[-1])
+    ordered = facts.lies(crops[-1], facts.orientation)
+    why = f"IoU {overlap:.3f} of the last crop, in the input's frame" + ("" if ordered else "; not upright: half")
     return Component(name="crop", value=overlap * (1.0 if ordered else OUT_OF_ORDER), weight=weight, explanation=why)
 
 

@@ -38,7 +38,7 @@ class Component:
     @property
     def contribution(self) -> float:
         """What it adds to the total."""
-        return self.value * self.weight
+        return self.value * self.weight + 0.0  # never -0.0
 
 
 @dataclass(frozen=True, kw_only=True)
