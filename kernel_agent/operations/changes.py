@@ -46,7 +46,7 @@ def changes(picture: Pixels, parent: Pixels, affine: Affine, taken: Parts, *, lo
     allowed = 0.005 if exact and lossless else 0.03 if taken.free or not lossless else 0.01
     best: tuple[float, Pixels, NDArray[np.bool_]] | None = None
     for expected, counted in _expected(picture, parent, affine, taken, exact):
-        off = difference(picture, expected) > LEVELS
+        off = (difference(picture, expected) if lossless else _smooth_difference(picture, expected)) > LEVELS
         share = float((off & counted).sum()) / max(1, int(counted.sum()))
         if share <= allowed and (not lossless or _as_sharp(picture, expected, counted)):
             return None
@@ -131,11 +131,14 @@ def _resized(
 
 def _only_resampled(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_]) -> bool:
     """Whether they differ by no more than filters do: equal when both are smoothed, and about as sharp."""
-    smooth: list[Any] = [cv2.GaussianBlur(one, (0, 0), 2.0) for one in (picture, expected)]
-    off = (difference(smooth[0], smooth[1]) > LEVELS) & counted
+    off = (_smooth_difference(picture, expected) > LEVELS) & counted
     if float(off.sum()) > 0.005 * float(counted.sum()):
         return False
     return _as_sharp(picture, expected, counted)
+
+
+def _smooth_difference(picture: Pixels, expected: Pixels) -> NDArray[np.uint8]:
+    return difference(*(cv2.GaussianBlur(one, (0, 0), 2.0) for one in (picture, expected)))
 
 
 def _as_sharp(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_]) -> bool:

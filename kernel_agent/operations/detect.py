@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kernel_agent.operations.affine import IDENTITY, Parts, apply, compose, covered, parts
+from kernel_agent.operations.affine import IDENTITY, Parts, apply, compose, covered, invert, parts
 from kernel_agent.operations.changes import changes
 from kernel_agent.operations.compare import FLAT, Fit, judge, spread
 from kernel_agent.operations.pictures import Pictures, Pixels
-from kernel_agent.operations.search import find_place
+from kernel_agent.operations.search import Search
 from kernel_agent.operations.values import Applied, PictureOperations, StepOperations
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Affine, KernelImage, RunCode, Size
@@ -25,6 +25,7 @@ def find_operations(trajectory: Trajectory) -> tuple[StepOperations, ...]:
     """What each step did, in order; a step that showed no picture has none. Pure: reads the record alone."""
     images = {image.index: image for image in trajectory.images}
     pictures = Pictures(images)
+    search = Search(pictures)
     made = {index for step in trajectory.steps for index in (image.index for image in step.images)}
     known: dict[int, PictureOperations] = {
         index: PictureOperations(
@@ -42,27 +43,28 @@ def find_operations(trajectory: Trajectory) -> tuple[StepOperations, ...]:
         found = []
         bound = step.action.image_index if isinstance(step.action, RunCode) else None
         for image in step.images:
-            known[image.index] = _of_picture(image, pictures, known, bound)
+            known[image.index] = _of_picture(image, pictures, search, known, bound)
             found.append(known[image.index])
         out.append(StepOperations(step=step.index, pictures=tuple(found)))
     return tuple(out)
 
 
 def _of_picture(
-    image: KernelImage, pictures: Pictures, known: dict[int, PictureOperations], bound: int | None
+    image: KernelImage, pictures: Pictures, search: Search, known: dict[int, PictureOperations], bound: int | None
 ) -> PictureOperations:
     pixels = pictures[image.index]
     flat = spread(pixels) < FLAT
     if image.parent in known and image.affine is not None:
         assert image.parent is not None
         if _borne_out(image, image.parent, pictures, image.affine, flat=flat):
-            return _describe(image, pictures, image.parent, image.affine, known, by="lineage")
+            found = _describe(image, pictures, image.parent, image.affine, known, by="lineage")
+            return _from_bound(image, pictures, found, known, bound) or found
     if flat:
         return PictureOperations(image=image.index, parent=image.parent)
     best: PictureOperations | None = None
     for index in _candidates(known, bound):
         same = pictures.images[index].pixel_sha256 == image.pixel_sha256
-        place = IDENTITY if same else _place(pixels, pictures[index])
+        place = IDENTITY if same else search.place(image.index, index)
         if place is not None:
             found = _describe(image, pictures, index, place, known, by="pixels")
             if best is None or len(found.applied) < len(best.applied):
@@ -70,6 +72,30 @@ def _of_picture(
             if len(best.applied) <= 1:
                 break  # it can hardly have come about by less
     return best or PictureOperations(image=image.index)
+
+
+def _from_bound(
+    image: KernelImage,
+    pictures: Pictures,
+    found: PictureOperations,
+    known: Mapping[int, PictureOperations],
+    bound: int | None,
+) -> PictureOperations | None:
+    """The same as made from the picture that the call was bound to, where that takes fewer operations.
+
+    Where the chain was broken, lineage names the latest picture that shows this part, which may not be the one used.
+    """
+    if bound is None or bound == found.parent or found.to_root is None or bound not in known:
+        return None
+    used = known[bound]
+    back = invert(used.to_root) if used.to_root is not None and used.root == found.root else None
+    if back is None:
+        return None
+    affine = compose(back, found.to_root)
+    if covered(affine, image.size, pictures.images[bound].size)[1] < _WHOLE:
+        return None
+    other = _describe(image, pictures, bound, affine, known, by="lineage")
+    return other if len(other.applied) < len(found.applied) else None
 
 
 def _candidates(known: Mapping[int, PictureOperations], bound: int | None) -> list[int]:
@@ -90,11 +116,6 @@ def _borne_out(image: KernelImage, parent: int, pictures: Pictures, affine: Affi
         # a symmetric picture: it lies as its parent does unless somebody turned it to no effect
         return _is_exactly(pictures[image.index], pictures[parent], affine)
     return fit is Fit.BORNE_OUT
-
-
-def _place(pixels: Pixels, parent: Pixels) -> Affine | None:
-    found = find_place(pixels, parent)
-    return None if found is None else found[0]
 
 
 def _is_exactly(pixels: Pixels, parent: Pixels, affine: Affine) -> bool:
@@ -128,7 +149,8 @@ def _describe(
         applied.append(Applied.CROP)
     if any(abs(scale - 1) > _SCALED for scale in taken.scale):
         applied.append(Applied.RESIZE)
-    changed = changes(pictures[image.index], parent, affine, taken, lossless=image.lossless)
+    lossless = image.lossless and pictures.images[parent_index].lossless
+    changed = changes(pictures[image.index], parent, affine, taken, lossless=lossless)
     if changed is not None:
         applied.append(changed)
     if framed and Applied.OTHER not in applied:

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from kernel_agent.operations.affine import apply, compose, invert, orientation_map, parts, shift
-from kernel_agent.operations.compare import Fit, Judgement, judge, within
-from kernel_agent.operations.pictures import Pixels
+from kernel_agent.operations.compare import Fit, judge, within
+from kernel_agent.operations.pictures import Pictures, Pixels
 from kernel_agent.operations.values import ORIENTATIONS, Applied
 from kernel_agent.session.lineage.search import turns
 from kernel_agent.types import Affine, Size
@@ -22,24 +22,81 @@ from kernel_agent.types import Affine, Size
 STRICT = 0.85
 _WORK = 300_000
 """Pixels at which a place is first looked for."""
+_FEATURE_WORK = 200_000
 _MATCHES = 12
 _INSIDE = 0.95
 """So much of it has to lie in the other: a plot or a montage with more around it is no crop."""
 
 
-def find_place(picture: Pixels, parent: Pixels) -> tuple[Affine, Judgement] | None:
-    """The map from `picture` into `parent`; None where there is none for sure."""
-    for places in (_whole, _part, _repeated, _by_features):
-        found: list[tuple[Affine, Judgement]] = []
-        for affine in places(picture, parent):
-            if float(within(affine, picture.shape[1::-1], parent.shape[1::-1]).mean()) < _INSIDE:
+class Search:
+    """Looks for pictures of one run in others of it. Features are computed once a picture."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self._features: dict[tuple[int, bool], tuple[Any, Any, float]] = {}
+
+    def place(self, image: int, parent: int) -> Affine | None:
+        """The map from picture `image` into picture `parent`; None where there is none for sure."""
+        picture, whole = self._pictures[image], self._pictures[parent]
+        for places in (_whole, _part, _repeated, lambda *_: self._by_features(image, parent)):
+            found: list[tuple[float, Affine]] = []
+            for affine in places(picture, whole):
+                inside = within(affine, picture.shape[1::-1], whole.shape[1::-1])
+                if float(inside.mean()) < _INSIDE:
+                    continue
+                judgement = judge(picture, whole, affine)
+                if judgement.fit is Fit.BORNE_OUT and judgement.likeness >= STRICT:
+                    found.append((judgement.likeness, affine))
+            if found:
+                return max(found, key=lambda one: one[0])[1]
+        return None
+
+    def _by_features(self, image: int, parent: int) -> Iterator[Affine]:
+        there, of_there, up = self._of(parent, mirrored=False)
+        if len(there) < _MATCHES:
+            return
+        height, width = self._pictures[image].shape[:2]
+        for mirrored in (False, True):  # features outlive rotation, not a mirror
+            here, of_here, reduce = self._of(image, mirrored=mirrored)
+            if len(here) < _MATCHES:
+                return
+            found = _matched(here, of_here, there, of_there)
+            if found is None:
                 continue
-            judgement = judge(picture, parent, affine)
-            if judgement.fit is Fit.BORNE_OUT and judgement.likeness >= STRICT:
-                found.append((affine, judgement))
-        if found:
-            return max(found, key=lambda one: one[1].likeness)
-    return None
+            down = 1 / reduce
+            whole = compose(compose((up, 0.0, 0.0, 0.0, up, 0.0), found), (down, 0.0, 0.0, 0.0, down, 0.0))
+            if mirrored:
+                whole = compose(whole, (-1.0, 0.0, float(width), 0.0, 1.0, 0.0))
+            yield _snapped(whole, (width, height)) or whole
+
+    def _of(self, index: int, *, mirrored: bool) -> tuple[Any, Any, float]:
+        """Places and descriptions of features, and by how much the picture was reduced for them."""
+        key = index, mirrored
+        if key not in self._features:
+            finder: Any = cv2.SIFT_create(800)  # type: ignore[attr-defined]
+            grey = _grey(self._pictures[index])
+            reduce = max(1.0, (grey.size / _FEATURE_WORK) ** 0.5)
+            small = _smaller(grey, reduce)
+            points, descriptions = finder.detectAndCompute(
+                np.ascontiguousarray(small[:, ::-1]) if mirrored else small, None
+            )
+            self._features[key] = points or (), descriptions, reduce
+        return self._features[key]
+
+
+def _matched(here: Any, of_here: Any, there: Any, of_there: Any) -> Affine | None:
+    """The similarity that most matches agree on, if enough do."""
+    pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(of_here, of_there, k=2)
+    good = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < 0.75 * pair[1].distance]
+    if len(good) < _MATCHES:
+        return None
+    source = np.array([here[one.queryIdx].pt for one in good], np.float32) + 0.5
+    target = np.array([there[one.trainIdx].pt for one in good], np.float32) + 0.5
+    matrix, used = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=2.0)
+    if matrix is None or int(used.sum()) < max(_MATCHES, 0.4 * len(good)):
+        return None
+    a, b, c, d, e, f = (float(value) for value in np.asarray(matrix).ravel())
+    return a, b, c, d, e, f
 
 
 def _whole(picture: Pixels, parent: Pixels) -> Iterator[Affine]:
@@ -100,37 +157,6 @@ def _repeated(picture: Pixels, parent: Pixels) -> Iterator[Affine]:
                 yield compose(affine, (small, 0.0, 0.0, 0.0, small, 0.0))
 
 
-def _by_features(picture: Pixels, parent: Pixels) -> Iterator[Affine]:
-    finder: Any = cv2.SIFT_create(800)  # type: ignore[attr-defined]
-    grey, whole = _grey(picture), _grey(parent)
-    ours, theirs = _reduced(grey), _reduced(whole)
-    there, of_there = finder.detectAndCompute(theirs[0], None)
-    if of_there is None or len(there) < _MATCHES:
-        return
-    width = ours[0].shape[1]
-    for mirrored in (False, True):  # features outlive rotation, not a mirror
-        looked_at = np.ascontiguousarray(ours[0][:, ::-1]) if mirrored else ours[0]
-        here, of_here = finder.detectAndCompute(looked_at, None)
-        if of_here is None or len(here) < _MATCHES:
-            return
-        pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(of_here, of_there, k=2)
-        good = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < 0.75 * pair[1].distance]
-        if len(good) < _MATCHES:
-            continue
-        source = np.array([here[one.queryIdx].pt for one in good], np.float32) + 0.5
-        target = np.array([there[one.trainIdx].pt for one in good], np.float32) + 0.5
-        matrix, used = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=2.0)
-        if matrix is None or int(used.sum()) < _MATCHES or int(used.sum()) < 0.4 * len(good):
-            continue
-        a, b, c, d, e, f = (float(value) for value in np.asarray(matrix).ravel())
-        found: Affine = (a, b, c, d, e, f)
-        if mirrored:
-            found = compose(found, (-1.0, 0.0, float(width), 0.0, 1.0, 0.0))
-        up, down = theirs[1], 1 / ours[1]
-        whole_map = compose(compose((up, 0.0, 0.0, 0.0, up, 0.0), found), (down, 0.0, 0.0, 0.0, down, 0.0))
-        yield _snapped(whole_map, (grey.shape[1], grey.shape[0])) or whole_map
-
-
 def _snapped(affine: Affine, size: Size) -> Affine | None:
     """The map to whole pixels that is nearest, of one without free rotation: features are off by fractions of a pixel."""
     taken = parts(affine)
@@ -170,8 +196,3 @@ def _smaller(grey: Any, reduce: float) -> Any:
         return grey
     size = (max(1, round(grey.shape[1] / reduce)), max(1, round(grey.shape[0] / reduce)))
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-
-
-def _reduced(grey: Any) -> tuple[Any, float]:
-    reduce = max(1.0, (grey.size / _WORK) ** 0.5)
-    return _smaller(grey, reduce), reduce

@@ -54,7 +54,12 @@ def scene(seed: int = 0) -> Image.Image:
     pixels = rng.normal(150, 5, (SIZE[1], SIZE[0], 3)) + np.linspace(-30, 30, SIZE[0])[None, :, None]
     picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    for x, y, r, colour in ((50, 60, 30, "navy"), (120, 180, 22, "darkred"), (250, 190, 40, "olive"), (90, 120, 9, "white")):
+    for x, y, r, colour in (
+        (50, 60, 30, "navy"),
+        (120, 180, 22, "darkred"),
+        (250, 190, 40, "olive"),
+        (90, 120, 9, "white"),
+    ):
         draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
     draw.text((TARGET[0] + 4, TARGET[1] + 6), "HARBOR", font=ImageFont.load_default(24), fill=(20, 20, 30))
     return picture
@@ -72,7 +77,9 @@ class Run:
     def __init__(self, picture: Image.Image) -> None:
         self.pictures: list[Image.Image] = []
         self._steps: list[Step] = []
-        self.trajectory = Trajectory.start(images=[self._image(picture, None, None, "input")], header={"protocol": "native"})
+        self.trajectory = Trajectory.start(
+            images=[self._image(picture, None, None, "input")], header={"protocol": "native"}
+        )
         self.trajectory.begin_turn("What is written?")
 
     def _image(self, picture: Image.Image, parent: int | None, affine: Affine | None, origin: str) -> KernelImage:
@@ -112,7 +119,9 @@ class Run:
             f"<think>I look.</think><tool_call>{json.dumps(call)}</tool_call>",
             RunCode(code=code, description=description, image_index=0),
             cell=CellResult(source=code, status=status, outputs=tuple(outputs), images=tuple(made)),
-            told=Observation(status=status, content=(TextPart(text="Error: no" if status is Status.ERROR else "seen"),)),
+            told=Observation(
+                status=status, content=(TextPart(text="Error: no" if status is Status.ERROR else "seen"),)
+            ),
         )
 
     def fail(self, code: str = "result = image.rotate(90)[", **said: str) -> Run:
@@ -135,7 +144,9 @@ class Run:
         self.trajectory.end_turn(None, stop)
         return self.trajectory
 
-    def _add(self, text: str, action: object, *, cell: CellResult | None = None, told: Observation | None = None) -> Run:
+    def _add(
+        self, text: str, action: object, *, cell: CellResult | None = None, told: Observation | None = None
+    ) -> Run:
         step = Step(
             index=len(self._steps), new_messages=(), completion=Completion(text=text), thought="", action=action, cell=cell, observation=told,
         )  # type: ignore[arg-type]  # fmt: skip

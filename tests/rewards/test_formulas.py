@@ -131,8 +131,12 @@ def test_published_terms():
     assert (missed["must_use"].value, missed["poor_reasoning"].value) == (0.5, 1.0)
     long = Run(UPRIGHT.rotate(180)).fail().fail().turn(Applied.ROTATE180).turn(None, crop=TARGET, of=1).answer("x")
     assert score(both, long, "paper")["turn_limit"].value == 1.0  # one spare turn is free, two are not
-    refined = Run(UPRIGHT).turn(None, crop=(100, 20, 310, 120)).turn(None, crop=(80, 20, 190, 60), of=1).answer("HARBOR")
-    assert score(task(Operation.CROP), refined, "paper")["must_use"].value == pytest.approx(1.0)  # improvements add up to the best
+    refined = (
+        Run(UPRIGHT).turn(None, crop=(100, 20, 310, 120)).turn(None, crop=(80, 20, 190, 60), of=1).answer("HARBOR")
+    )
+    assert score(task(Operation.CROP), refined, "paper")["must_use"].value == pytest.approx(
+        1.0
+    )  # improvements add up to the best
 
 
 def test_two_turns_that_come_to_the_right_one():
@@ -183,4 +187,9 @@ def test_a_target_in_another_size_is_scaled():
 
 def test_iou():
     assert iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
-    assert iou((0, 0, 10, 10), (20, 20, 30, 30)) == iou((0, 0, 0, 0), (0, 0, 0, 0)) == iou((9, 9, 1, 1), (0, 0, 10, 10)) == 0.0
+    assert (
+        iou((0, 0, 10, 10), (20, 20, 30, 30))
+        == iou((0, 0, 0, 0), (0, 0, 0, 0))
+        == iou((9, 9, 1, 1), (0, 0, 10, 10))
+        == 0.0
+    )

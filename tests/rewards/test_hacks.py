@@ -54,7 +54,9 @@ def test_rotating_through_all_angles_in_one_cell_and_side_by_side():
 
 
 def test_over_long_crops():
-    whole = Run(UPRIGHT).turn(None, crop=(2, 2, 318, 238), code="result = image.crop((2, 2, 318, 238))").answer("HARBOR")
+    whole = (
+        Run(UPRIGHT).turn(None, crop=(2, 2, 318, 238), code="result = image.crop((2, 2, 318, 238))").answer("HARBOR")
+    )
     strip = Run(UPRIGHT).turn(None, crop=(0, 40, 320, 80)).answer("HARBOR")
     tight = Run(UPRIGHT).turn(None, crop=(176, 36, 294, 84)).answer("HARBOR")
     values = [score(CROP, run)["crop"].value for run in (whole, strip, tight)]
@@ -79,7 +81,12 @@ def test_repeated_crops_until_one_fits():
 
 
 def test_turning_what_is_upright():
-    run = Run(UPRIGHT).turn(Applied.ROTATE180, code="result = image.rotate(180)").turn(Applied.FLIP_VERTICAL).answer("HARBOR")
+    run = (
+        Run(UPRIGHT)
+        .turn(Applied.ROTATE180, code="result = image.rotate(180)")
+        .turn(Applied.FLIP_VERTICAL)
+        .answer("HARBOR")
+    )
     assert score(NOTHING, run)["needless_orientation"].contribution == -0.2
     assert score(NOTHING, run, "paper")["inappropriate"].contribution == -0.5
     assert score(NOTHING, run, "reference")["spurious"].value == 1.0  # it sees rotate(180) alone
@@ -109,7 +116,10 @@ def test_answering_inside_a_thought():
 
 
 def test_words_in_the_description():
-    said = {"description": f"Rotate, then crop {list(TURNED_TARGET)} and flip it horizontally.", "code": "result = image.copy()"}
+    said = {
+        "description": f"Rotate, then crop {list(TURNED_TARGET)} and flip it horizontally.",
+        "code": "result = image.copy()",
+    }
     run = Run(TURNED).show([(TURNED, 0, IDENTITY)], **said).answer("HARBOR")
     flipped = task(Operation.FLIP_HORIZONTAL, Operation.CROP, target=TURNED_TARGET)
     assert score(flipped, run, "reference")["mandatory"].value == 1.0
