@@ -90,16 +90,25 @@ def _expected(
 ) -> Iterator[tuple[Pixels, NDArray[np.bool_]]]:
     """What the picture would be with its colours left alone, by one filter after another, and which pixels to count."""
     size = (picture.shape[1], picture.shape[0])
-    if exact:
-        yield warp(parent, affine, size, method=cv2.INTER_NEAREST)
+    box = apply(affine, (0.0, 0.0, float(size[0]), float(size[1])))
+    if exact and all(abs(side - round(side)) < 1e-3 for side in box):
+        left, top, right, bottom = map(round, box)
+        if min(left, top) >= 0 and right <= parent.shape[1] and bottom <= parent.shape[0]:
+            yield _turned(parent[top:bottom, left:right], taken.orientation), np.ones(size[::-1], bool)
+            return
     margin = np.ones((7, 7), np.uint8)
+    inside = within(affine, size, (parent.shape[1], parent.shape[0]))
     for method in _METHODS:
-        made, inside = warp(parent, affine, size, method=method)
+        made = warp(parent, affine, size, method=method)
         shrunk = cv2.erode(np.pad(inside.astype(np.uint8), 1), margin)[1:-1, 1:-1].astype(bool)
         yield made, shrunk if shrunk.any() else inside
     if not taken.free:
-        box = apply(affine, (0.0, 0.0, float(size[0]), float(size[1])))
         yield from ((made, _inner(size)) for made in _resized(parent, box, size, taken.orientation))
+
+
+def _turned(pixels: Pixels, orientation: Applied | None) -> Pixels:
+    index = len(ORIENTATIONS) if orientation is None else ORIENTATIONS.index(orientation)
+    return np.ascontiguousarray(list(turns(pixels))[index])
 
 
 def _inner(size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -122,11 +131,10 @@ def _resized(
     x, y = int(max(0, left - near)), int(max(0, top - near))
     part = np.ascontiguousarray(parent[y : int(bottom + near) + 1, x : int(right + near) + 1])
     inner = (left - x, top - y, min(right - x, part.shape[1]), min(bottom - y, part.shape[0]))
-    index = len(ORIENTATIONS) if orientation is None else ORIENTATIONS.index(orientation)
     swapped = orientation in (Applied.ROTATE90, Applied.ROTATE270, Applied.TRANSPOSE, Applied.TRANSVERSE)
     for chosen in _FILTERS:
         made = np.asarray(Image.fromarray(part).resize(size[::-1] if swapped else size, chosen, box=inner))
-        yield np.ascontiguousarray(list(turns(made))[index])
+        yield _turned(made, orientation)
 
 
 def _only_resampled(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_]) -> bool:
@@ -156,15 +164,15 @@ def _drawn(picture: Pixels, expected: Pixels, counted: NDArray[np.bool_]) -> boo
     total = max(1, int(counted.sum()))
     if float(same.sum()) < 0.5 * total:
         return False
-    span = np.ones((19, 19), np.uint8)
+    span = np.ones((31, 31), np.uint8)  # as far as the halo of a strong sharpening reaches
     low, high = (np.asarray(one, np.int16) for one in (cv2.erode(expected, span), cv2.dilate(expected, span)))
     changed &= (np.maximum(low - picture, picture - high) > 40).any(axis=2)  # a blur stays among its neighbours
     level = (high - low).max(axis=2) <= 12  # there, filters change nothing
     colours = (expected >> 4).astype(np.int32) @ np.array([256, 16, 1], np.int32)
-    return any(
-        _painted(colours[same & where], colours[changed & where]) > share * total
-        for where, share in ((level, 0.002), (counted, 0.006))
-    )
+    if _painted(colours[same & level], colours[changed & level]) > 0.002 * total:
+        return True
+    textured = float((level & counted).sum()) < 0.1 * total
+    return textured and _painted(colours[same], colours[changed]) > 0.006 * total
 
 
 def _painted(same: NDArray[np.int32], changed: NDArray[np.int32]) -> int:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kernel_agent.operations.affine import compose, parts
+from kernel_agent.operations.affine import compose, parts, shift
 from kernel_agent.operations.pictures import Pixels
 from kernel_agent.session.lineage.search import turns
 from kernel_agent.types import Affine, Size
@@ -50,12 +50,17 @@ def judge(picture: Pixels, parent: Pixels, affine: Affine) -> Judgement:
     reduce = max(1.0, max(height, width) / SMALL)
     size = (max(1, round(width / reduce)), max(1, round(height / reduce)))
     to_full = (width / size[0], 0.0, 0.0, 0.0, height / size[1], 0.0)
-    expected, inside = warp(parent, compose(affine, to_full), size)
-    shown = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if reduce > 1 else picture
+    small = compose(affine, to_full)
+    inside = within(small, size, (parent.shape[1], parent.shape[0]))
+    left, top, right, bottom = _needed(small, size, parent)
+    part = cv2.cvtColor(parent[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
+    expected = warp(np.asarray(part, np.uint8), compose(shift(-left, -top), small), size)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    shown = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if reduce > 1 else grey
     weight = _grid(inside.astype(np.float32))
     if float(weight.mean()) < 0.1:
         return Judgement(fit=Fit.CONTRADICTED)
-    theirs, mine = _features(expected), _features(np.asarray(shown, np.uint8))
+    theirs, mine = _features(expected), _features(shown)
     if min(_deviation(theirs[0], weight), _deviation(mine[0], weight)) < FLAT / 2:
         return Judgement(fit=Fit.CANNOT_TELL)
     likeness = _likeness(theirs, mine, weight)
@@ -68,13 +73,10 @@ def judge(picture: Pixels, parent: Pixels, affine: Affine) -> Judgement:
     return Judgement(fit=fit, likeness=likeness, next_best=next_best)
 
 
-def warp(
-    parent: Pixels, affine: Affine, size: Size, *, method: int = cv2.INTER_LINEAR
-) -> tuple[Pixels, NDArray[np.bool_]]:
-    """`parent` as a picture of `size` that lies at `affine` in it, smoothed where it is made smaller, and where it is inside."""
+def warp(parent: Pixels, affine: Affine, size: Size, *, method: int = cv2.INTER_LINEAR) -> Pixels:
+    """`parent` as a picture of `size` that lies at `affine` in it, smoothed where it is made smaller; the edge is continued."""
     taken = parts(affine)
     scale = min(taken.scale) if taken else 1.0
-    inside = within(affine, size, (parent.shape[1], parent.shape[0]))
     if scale > 1.5 and method == cv2.INTER_LINEAR:
         left, top, right, bottom = _needed(affine, size, parent)
         parent = parent[top:bottom, left:right]
@@ -87,7 +89,7 @@ def warp(
     matrix = np.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])
     flags = method | cv2.WARP_INVERSE_MAP
     made = cv2.warpAffine(parent, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(made, np.uint8), inside
+    return np.asarray(made, np.uint8)
 
 
 def within(affine: Affine, size: Size, parent: Size) -> NDArray[np.bool_]:
@@ -109,10 +111,6 @@ def _needed(affine: Affine, size: Size, parent: Pixels) -> tuple[int, int, int, 
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _grey(pixels: Pixels) -> Grey:
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32)
-
-
 def spread(pixels: Pixels) -> float:
     """The largest standard deviation of a channel, in levels of 255."""
     return float(cv2.meanStdDev(pixels)[1].max())
@@ -122,9 +120,9 @@ def _grid(values: Any) -> Grey:
     return np.asarray(cv2.resize(values, (GRID, GRID), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _features(pixels: Pixels) -> tuple[Grey, Grey]:
+def _features(pixels: Any) -> tuple[Grey, Grey]:
     """Brightness, and how much of an edge there is, on a grid."""
-    grey = _grey(pixels)
+    grey = np.asarray(pixels, np.float32)
     edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     return _grid(grey), _grid(np.sqrt(np.asarray(edges, np.float32)))
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from kernel_agent.session.png import read_png
 from kernel_agent.types import KernelImage
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -46,9 +47,20 @@ class Pictures:
         return pixels
 
 
+def forget(pixel_sha256: str | None = None) -> None:
+    """Drop what was decoded: of one picture, or all."""
+    with _lock:
+        for key in [key for key in _kept if pixel_sha256 in (None, key[0])]:
+            del _kept[key]
+
+
 def _decode(image: KernelImage) -> Pixels:
     import cv2
 
+    if image.lossless and image.mime == "image/png" and (own := read_png(image.data)) is not None:
+        if own.shape[2] == 1:
+            return np.asarray(cv2.cvtColor(own, cv2.COLOR_GRAY2RGB), np.uint8)
+        return np.ascontiguousarray(own[..., :3])
     decoded: Any = cv2.imdecode(np.frombuffer(image.data, np.uint8), cv2.IMREAD_COLOR)
     if decoded is not None and decoded.shape[1::-1] == tuple(image.size):
         return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
