@@ -78,6 +78,8 @@ attacks-user: ## the same as an ordinary user, with an environment that everybod
 perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.steps --json perf-steps.json
 	$(BIN)/python -m perf.kernels --json perf-kernels.json
+	$(BIN)/python -m perf.operations --json perf-operations.json
+	$(BIN)/python -m perf.rewards --json perf-rewards.json
 
 clean: ## remove environments and caches
 	rm -rf $(VENV) .venv-vllm .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json

@@ -65,7 +65,10 @@ def score(
     judge: Judge | None = None,
     verdict: Verdict | None = None,
 ) -> Score:
-    """All components of one run. `verdict` is one made before (`check`, `Judge.astrict`). Raises InputError for an unknown set."""
+    """All components of one run: all its steps, its last answer. `verdict` is one made before (`check`, `Judge.astrict`).
+
+    Raises InputError for an unknown set and TrajectoryError for pictures that cannot be decoded.
+    """
     return score_group(task, [trajectory], rewards, judge=judge, verdicts=None if verdict is None else [verdict])[0]
 
 

@@ -83,9 +83,10 @@ def components(facts: Facts, group: GroupFacts | None) -> tuple[Component, ...]:
 
 
 def used_optional(facts: Facts) -> bool:
-    """Whether a tool was used that is not required."""
-    required = {str(one) for one in facts.task.required}
-    return any(str(one) not in required for step in facts.operations for one in step.applied)
+    """Whether a tool was used that is suggested; where the task suggests none, one that is not required."""
+    applied = {str(one) for step in facts.operations for one in step.applied}
+    suggested = set(map(str, facts.task.suggested))
+    return bool(applied & suggested if suggested else applied - set(map(str, facts.task.required)))
 
 
 def _turned(facts: Facts, operation: Operation) -> bool:

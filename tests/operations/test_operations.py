@@ -9,11 +9,14 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from kernel_agent import Agent, Budget, Task, Trajectory
+from kernel_agent.errors import TrajectoryError
 from kernel_agent.models import ScriptedModel
 from kernel_agent.operations import Applied, find_operations
 from kernel_agent.operations.affine import orientation_map, parts
+from kernel_agent.operations.pictures import Pictures
 from kernel_agent.operations.values import ORIENTATIONS
-from kernel_agent.types import ImageEncoding
+from kernel_agent.session.png import write_png
+from kernel_agent.types import ImageEncoding, KernelImage
 
 A = Applied
 SIZE = (360, 270)
@@ -148,3 +151,20 @@ def test_maps_that_are_no_operation():
     assert turned is not None
     assert turned.free
     assert turned.angle == pytest.approx(np.radians(10))
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (b"no picture", (8, 8)),
+        (write_png("RGB", (4, 4), bytes(48))[:60], (4, 4)),
+        (write_png("L", (4, 4), bytes(16)), (9, 9)),
+    ],
+)
+def test_a_record_changed_by_hand_is_named(data, size):
+    image = KernelImage(
+        index=0, name="image_0", data=data, mime="image/png", size=size, pixel_sha256=f"{size}{len(data)}",
+        view=data, view_mime="image/png", view_size=size,
+    )  # fmt: skip
+    with pytest.raises(TrajectoryError, match="image_0"):
+        Pictures({0: image})[0]

@@ -139,6 +139,12 @@ def test_published_terms():
     )  # improvements add up to the best
 
 
+def test_optional_tools_are_those_that_the_task_suggests():
+    run = Run(UPRIGHT).turn(None, crop=TARGET).answer("HARBOR")
+    for suggested, value in (((Operation.CROP,), 1.0), ((Operation.ROTATE90,), 0.0), ((), 1.0)):
+        assert score(task(suggested=suggested), run, "paper")["optional"].value == value
+
+
 def test_two_turns_that_come_to_the_right_one():
     turned = UPRIGHT.rotate(90, expand=True)  # needs 270
     run = Run(turned).turn(Applied.ROTATE90).turn(Applied.ROTATE180, of=1).answer("HARBOR")
