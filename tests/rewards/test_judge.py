@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from reward_runs import Run, scene, task
+from typer.testing import CliRunner
 
+from kernel_agent.cli import app
 from kernel_agent.errors import ModelError
 from kernel_agent.models import OpenAIModel
 from kernel_agent.rewards import Judge, score
@@ -221,3 +223,18 @@ def test_released_prompt_kinds():
         released_kind(source) for source in ("hiertext", "IAM-line", "CASIA", "my_ocr_set", "geometry3k", "code_x")
     ]
     assert kinds == ["general", "general", "general", "ocr", "math", "code"]
+
+
+def test_the_command_asks_it(serve, tmp_path):
+    server, _ = serve(honest)
+    Run(scene()).answer("the harbour").save(tmp_path / "run.ipynb")
+    (tmp_path / "task.json").write_text(json.dumps(task().to_json()))
+    command = ["score", str(tmp_path / "run.ipynb"), "--task", str(tmp_path / "task.json"), "--json"]
+    assert json.loads(CliRunner().invoke(app, command).stdout)["correct"] is False
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    told = json.loads(CliRunner().invoke(app, [*command, "--judge-url", url]).stdout)
+    assert (told["correct"], told["checked_by"], told["judge"]["judge"]) == (True, "judge", "judge")
+    server.said = lambda messages: 400
+    failed = CliRunner().invoke(app, [*command, "--judge-url", url])
+    assert failed.exit_code == 1
+    assert "400" in failed.stderr
