@@ -72,6 +72,15 @@ _OPERATION_OF = {
 }
 
 
+def effect(operation: Operation) -> Orientation:
+    """What an operation other than a crop does to an upright picture. Raises KeyError for a crop.
+
+    >>> effect(Operation.ROTATE90)
+    <Orientation.ROT90: 'rot90'>
+    """
+    return {done: orientation for orientation, done in _OPERATION_OF.items()}[operation]
+
+
 def correction(orientation: Orientation) -> Operation | None:
     """The operation that puts a picture lying in `orientation` upright; None where it is upright.
 
