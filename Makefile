@@ -131,6 +131,8 @@ perf: setup ## speed and memory, as ratios measured in one run
 	$(BIN)/python -m perf.tamper --json perf-tamper.json
 	$(BIN)/python -m perf.audit --json perf-audit.json
 	$(BIN)/python -m perf.tasks --json perf-tasks.json
+	$(BIN)/python -m perf.operations --json perf-operations.json
+	$(BIN)/python -m perf.rewards --json perf-rewards.json
 
 clean: ## remove environments and caches
 	rm -rf $(PANEL)/node_modules $(PANEL)/lib $(PANEL)/build kernel_agent/labextension dist screenshots

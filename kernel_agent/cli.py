@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kernel_agent import cli_audit, cli_counterfactuals, cli_data, cli_eval, cli_evidence
+from kernel_agent import cli_audit, cli_counterfactuals, cli_data, cli_eval, cli_evidence, cli_score
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
@@ -390,6 +390,7 @@ def version() -> None:
 
 cli_eval.add_to(app)
 app.add_typer(cli_data.app, name="data")
+cli_score.add_to(app)
 
 
 def main() -> None:

@@ -36,6 +36,8 @@ try:
 except ImportError:  # no wheel for this platform
     isal_zlib = None
 
+_BROKEN: tuple[type[Exception], ...] = (zlib.error,) if isal_zlib is None else (zlib.error, isal_zlib.error)
+
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 """Bytes a pixel of the modes there are."""
 
@@ -77,6 +79,39 @@ def write_png(mode: str, size: tuple[int, int], pixels: bytes | memoryview, *, p
             b"\x00\x00\x00\x00IEND\xae\x42\x60\x82",
         ]
     )
+
+
+def read_png(data: bytes) -> np.ndarray[Any, Any] | None:
+    """The pixels (height, width, channels) of a PNG that `write_png` made; None for any other, which a decoder has to read.
+
+    About a third of OpenCV's time. Inflates no more than the header says there are. ValueError for a damaged file.
+    """
+    import numpy as np
+
+    shapes = {colour: CHANNELS[mode] for mode, colour in _COLOUR.items()}
+    if len(data) < 57 or data[:16] != b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR" or data[37:41] != b"IDAT":
+        return None
+    width, height, depth, colour, *plain = struct.unpack(">IIBBBBB", data[16:29])
+    (length,) = struct.unpack(">I", data[33:37])
+    if depth != 8 or colour not in shapes or any(plain) or data[45 + length : 53 + length] != b"\x00\x00\x00\x00IEND":
+        return None
+    row = width * shapes[colour] + 1
+    inflater = (isal_zlib or zlib).decompressobj()
+    try:
+        raw = inflater.decompress(data[41 : 41 + length], row * height + 1)
+    except _BROKEN as error:
+        raise ValueError(f"damaged PNG: {error}") from None
+    if len(raw) != row * height:
+        raise ValueError(f"damaged PNG: {len(raw)} bytes of {row * height}")
+    rows = np.frombuffer(raw, np.uint8).reshape(height, row)
+    if (rows[:, 0] != _UP).any():
+        return None
+    filtered = rows[:, 1:]
+    pixels = np.empty(filtered.shape, np.uint8)
+    pixels[0] = filtered[0]
+    for number in range(1, height):  # faster than accumulate, which takes a column at a time
+        np.add(pixels[number - 1], filtered[number], out=pixels[number])
+    return pixels.reshape(height, width, shapes[colour])
 
 
 def _deflate(rows: np.ndarray[Any, Any], compressor: Any) -> list[bytes]:

@@ -20,7 +20,7 @@ from kernel_agent import Budget, KernelOptions, Session, Status
 from kernel_agent.errors import InputError
 from kernel_agent.session.images import ViewBounds, encode_png, pixel_sha256
 from kernel_agent.session.pixels import Exact, Files, Pixels, Room
-from kernel_agent.session.png import CHANNELS, write_png
+from kernel_agent.session.png import CHANNELS, read_png, write_png
 from kernel_agent.types import CellResult, ImageEncoding, KernelImage
 
 SIZES = [(1, 1), (1, 7), (9, 1), (1, 20000), (20000, 1), (33, 17), (300, 200), (90000, 3)]
@@ -374,3 +374,20 @@ def test_exact_pixels_beyond_the_limit_are_held_as_files() -> None:
             assert pixel_sha256(image.to_pil()) == image.pixel_sha256
         exact.clear()
         assert exact.restore(made.images) == list(made.images)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_our_png_is_read_back_and_others_are_left(mode):
+    picture = Image.fromarray(np.random.default_rng(3).integers(0, 255, (23, 17, 4), dtype=np.uint8)).convert(mode)
+    for pure in (False, True):
+        data = write_png(mode, picture.size, picture.tobytes(), pure=pure)
+        read = read_png(data)
+        assert read is not None
+        assert read.tobytes() == picture.tobytes()
+        with pytest.raises(ValueError, match="damaged"):
+            read_png(data[:41] + bytes(8) + data[49:])
+    other = io.BytesIO()
+    picture.save(other, "PNG", dpi=(72, 72))
+    assert read_png(other.getvalue()) is None
+    assert read_png(data[:-9]) is None
+    assert read_png(b"") is None
