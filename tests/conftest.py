@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_server import served
 from PIL import Image
+
+from tests.model_server import in_order, playing
 
 # only for tests/server, but pytest takes plugins at the top alone; other suites run in environments without it
 pytest_plugins = ["pytest_jupyter.jupyter_server"] if find_spec("pytest_jupyter") else []
@@ -36,6 +37,6 @@ def picture_file(tmp_path: Path, picture: Image.Image) -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
-    """Starts servers that play a script; see `model_server.served`."""
+    """Starts servers that play a script; see `model_server.in_order`."""
     with ExitStack() as servers:
-        yield lambda *replies, **options: servers.enter_context(served(*replies, **options))
+        yield lambda *replies, **options: servers.enter_context(playing(in_order(replies), **options))

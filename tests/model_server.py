@@ -1,84 +1,122 @@
-"""An OpenAI-compatible server that plays a script: real HTTP, real streaming, no model."""
+"""An OpenAI-compatible server that plays a script: real HTTP, real streaming, no model. It keeps no state and can be slow."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+Choose = Callable[[list[Any]], str | int | None]
+"""From a request's messages to the reply; a number is an HTTP status, None a refusal."""
+
+PIECE = 12
+"""Characters a streamed piece has."""
+
 
 def call(code: str, index: int = 0, thought: str = "") -> str:
-    """A message that runs code."""
-    arguments = {"code": code, "description": "look", "image_index": index}
+    """A reply that runs code."""
+    arguments = {"code": code, "description": thought or "look", "image_index": index}
     think = f"<think>{thought}</think>\n" if thought else ""
     return f"{think}<tool_call>{json.dumps({'name': 'code_image_tool', 'arguments': arguments})}</tool_call>"
 
 
-class Script(BaseHTTPRequestHandler):
-    """Plays `replies` by the number of assistant messages in the request; a number is an HTTP status.
+def answer(thought: str, text: str) -> str:
+    """A reply that ends the turn."""
+    return f"<think>{thought}</think>\n<answer>{text}</answer>"
 
-    With `pause` a reply is streamed in pieces of `piece` characters, so many seconds apart; with `key` nobody is answered
-    who has not got it.
-    """
 
-    replies: list[str | int]
-    pause = 0.0
-    piece = 8
-    key: str | None = None
+def in_order(replies: Sequence[str | int]) -> Choose:
+    """By how many replies the conversation has; the last one again and again."""
+    return lambda messages: replies[min(sum(one["role"] == "assistant" for one in messages), len(replies) - 1)]
+
+
+def by_question(scripts: Mapping[str, Sequence[str]]) -> Choose:
+    """The script whose name is in the last question that has one, by how many replies were given since."""
+
+    def choose(messages: list[Any]) -> str | None:
+        given = 0
+        for message in reversed(messages):
+            if message["role"] == "assistant":
+                given += 1
+            elif message["role"] == "user":
+                text = json.dumps(message["content"], ensure_ascii=False)
+                for name, replies in scripts.items():
+                    if name in text:
+                        return replies[min(given, len(replies) - 1)]
+        return None
+
+    return choose
+
+
+class Player(BaseHTTPRequestHandler):
+    """Streams the reply that `choose` gives, `pause` seconds between its pieces; with `key`, to who has it alone."""
+
+    choose: Choose
+    pause: float
+    key: str | None
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self._send(200, {"data": [{"id": "scripted", "object": "model"}], "object": "list"})
+        self._whole(200, {"data": [{"id": "scripted", "object": "model"}], "object": "list"})
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.key is not None and self.headers["Authorization"] != f"Bearer {self.key}":
-            self._send(401, {"error": {"message": "no key"}})
+            self._whole(401, {"error": {"message": "no key"}})
             return
-        turn = sum(message["role"] == "assistant" for message in request["messages"])
-        reply = self.replies[min(turn, len(self.replies) - 1)]
-        if isinstance(reply, int):
-            self._send(reply, {"error": {"message": "no"}})
+        reply = type(self).choose(request["messages"])
+        if not isinstance(reply, str):
+            self._whole(reply or 400, {"error": {"message": "no script has this question"}})
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        size = self.piece if self.pause else len(reply)
-        pieces = [reply[start : start + size] for start in range(0, len(reply), size)]
-        for number, text in enumerate(pieces):
-            end = "stop" if number + 1 == len(pieces) else None
-            self._line(
-                {"choices": [{"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": end}]}
-            )
-            time.sleep(self.pause)
-        self._line({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}})
-        self.wfile.write(b"data: [DONE]\n\n")
+        size = PIECE if self.pause else len(reply)
+        try:
+            for at in range(0, len(reply), size):
+                self._chunk(
+                    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": reply[at : at + size]}}]}
+                )
+                time.sleep(self.pause)
+            self._chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            self._chunk({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": len(reply) // 4}})
+            self._write("data: [DONE]\n\n")
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self.close_connection = True  # the run was stopped
 
-    def _line(self, data: dict[str, Any]) -> None:
-        chunk = {"id": "r", "object": "chat.completion.chunk", "created": 0, "model": "scripted", **data}
-        self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+    def _chunk(self, data: Any) -> None:
+        head = {"id": "r", "object": "chat.completion.chunk", "created": 0, "model": "scripted"}
+        self._write(f"data: {json.dumps({**head, **data})}\n\n")
+
+    def _write(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
         self.wfile.flush()
 
-    def _send(self, status: int, data: Any) -> None:
-        body = json.dumps(data).encode()
+    def _whole(self, status: int, body: Any) -> None:
+        data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
 
 
 @contextmanager
-def served(*replies: str | int, pause: float = 0.0, key: str | None = None) -> Iterator[str]:
-    """The address (up to /v1) of a server that plays `replies`."""
-    play = type("Play", (Script,), {"replies": list(replies), "pause": pause, "key": key})
+def playing(choose: Choose, *, pause: float = 0.0, key: str | None = None) -> Iterator[str]:
+    """The server's address, up to /v1."""
+    play = type("Play", (Player,), {"choose": staticmethod(choose), "pause": pause, "key": key})
     server = ThreadingHTTPServer(("127.0.0.1", 0), play)
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1"

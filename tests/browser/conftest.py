@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.scripts import playing
-from tests.browser.stories import SCRIPTS, sample
+from tests.browser.stories import MODEL, sample
+from tests.model_server import playing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -47,7 +47,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     from tests.browser.labs import running
 
     folder = tmp_path_factory.mktemp("lab")
-    with playing(SCRIPTS) as url, running(folder, env={"CODEVISION_BASE_URL": url}) as lab:
+    with playing(MODEL, pause=0.004) as url, running(folder, env={"CODEVISION_BASE_URL": url}) as lab:
         sample(lab.root / "parcel.png")
         yield lab
 

@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.labs import Lab, chromium, running
 from tests.browser.panel import Panel
-from tests.browser.scripts import playing
 from tests.browser.stories import SCRIPTS, sample
+from tests.model_server import by_question, playing
 
 SHOWN = {
     "What is written on the label?": SCRIPTS["[label]"],
@@ -106,7 +106,7 @@ def take(folder: Path, theme: str, page: Page, lab: Lab) -> None:
 def main(folder: Path) -> None:
     """Take them all."""
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as place, playing(SHOWN, pause=0.03) as url:
+    with TemporaryDirectory() as place, playing(by_question(SHOWN), pause=0.03) as url:
         with running(Path(place), env={"CODEVISION_BASE_URL": url}) as lab, chromium() as browser:
             sample(lab.root / "parcel.png")
             for theme in THEMES:

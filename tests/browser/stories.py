@@ -6,38 +6,44 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from tests.browser.scripts import answer, call
+from tests.model_server import answer, by_question, call
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><b>bold</b>"
 
+
+def look(thought: str, code: str, image: int = 0) -> str:
+    """A reply that runs code."""
+    return call(code, image, thought)
+
+
 LABEL = (
-    call(
+    look(
         "The label is small and upside down. I cut it out first.", "label = image_0.crop((180, 120, 420, 220))\nlabel"
     ),
-    call(
+    look(
         "Now it stands on its head: I turn it by half a turn and enlarge it.",
         "upright = image_1.rotate(180)\nbig = upright.resize((upright.width * 2, upright.height * 2))\n"
         "print('turned', upright.size)\nbig",
         1,
     ),
-    call("A closer look at the last two signs, to tell 2 from Z.", "image_0.crop((255, 140, 345, 200))"),
+    look("A closer look at the last two signs, to tell 2 from Z.", "image_0.crop((255, 140, 345, 200))"),
     answer("It is to be read well now.", "K7P2"),
 )
 SCRIPTS = {
     "[label]": LABEL,
     "[colour]": (answer("It is white all over.", "white, as far as I can see"),),
-    "[slow]": (call("I wait.", "import time\nprint('begun')\ntime.sleep(60)\nprint('never')"), answer("", "late")),
+    "[slow]": (look("I wait.", "import time\nprint('begun')\ntime.sleep(60)\nprint('never')"), answer("", "late")),
     "[two]": (
-        call("One look.", "print('first look')\nvalue = 1"),
-        call("Another.", "print('second look', value)"),
+        look("One look.", "print('first look')\nvalue = 1"),
+        look("Another.", "print('second look', value)"),
         answer("Done.", "two looks"),
     ),
     "[error]": (
-        call("This will fail.", "def look(box):\n    return image_0.crop(box)\n\nlook('everything')"),
+        look("This will fail.", "def look(box):\n    return image_0.crop(box)\n\nlook('everything')"),
         answer("", "it failed"),
     ),
     "[hostile]": (
-        call(
+        look(
             f"thinking {HOSTILE}",
             f"from IPython.display import HTML, Javascript, display\nprint({HOSTILE!r})\ndisplay(HTML({HOSTILE!r}))\n"
             "display(Javascript(\"document.title='owned'\"))\n" + f"raise ValueError({HOSTILE!r})",
@@ -46,7 +52,7 @@ SCRIPTS = {
     ),
     "[long]": (
         *(
-            call(
+            look(
                 f"Tile {i}: a look at one place, and a word on what is there.",
                 f"x, y = {i % 20} * 30, {i // 20} * 40\nprint('tile', {i}, 'at', x, y)\nimage_0.crop((x, y, x + 240, y + 160))",
             )
@@ -55,6 +61,7 @@ SCRIPTS = {
         answer("That was all.", "all tiles seen"),
     ),
 }
+MODEL = by_question(SCRIPTS)
 
 
 def sample(path: Path) -> Path:

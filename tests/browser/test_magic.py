@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.labs import Lab, running
-from tests.browser.scripts import playing
-from tests.browser.stories import SCRIPTS, sample
+from tests.browser.stories import MODEL, sample
+from tests.model_server import playing
 
 pytestmark = pytest.mark.browser
 
@@ -176,7 +176,7 @@ def test_stop_works_in_notebook_7(opened: Open, kernel: str, tmp_path: Path) -> 
     spec.mkdir(parents=True)
     argv = [str(old), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "old", "language": "python"}))
-    with playing(SCRIPTS) as url:
+    with playing(MODEL, pause=0.004) as url:
         env: dict[str, Any] = {"CODEVISION_BASE_URL": url, "JUPYTER_PATH": str(tmp_path)}
         with running(tmp_path / "notebook", app="notebook", env=env) as lab:
             sample(lab.root / "parcel.png")

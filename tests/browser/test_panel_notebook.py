@@ -10,9 +10,9 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.labs import Lab, running
 from tests.browser.panel import Panel
-from tests.browser.scripts import playing
-from tests.browser.stories import SCRIPTS, sample
+from tests.browser.stories import MODEL, sample
 from tests.browser.test_panel_insert import sending
+from tests.model_server import playing
 
 pytestmark = pytest.mark.browser
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def notebook7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("notebook7")
-    with playing(SCRIPTS) as url, running(folder, app="notebook", env={"CODEVISION_BASE_URL": url}) as lab:
+    with playing(MODEL, pause=0.004) as url, running(folder, app="notebook", env={"CODEVISION_BASE_URL": url}) as lab:
         sample(lab.root / "parcel.png")
         lab.notebook("seven.ipynb", nbformat.v4.new_code_cell(sending("mine")))
         yield lab

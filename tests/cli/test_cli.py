@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_server import call
 from PIL import Image
 
 from kernel_agent import StopReason, Trajectory
+from tests.model_server import call
 
 CODEVISION = str(Path(sys.executable).with_name("codevision"))
 SECRET = "sk-very-secret-key"

@@ -11,8 +11,9 @@ from pathlib import Path
 import nbclient
 import nbconvert
 import nbformat
-from model_server import call
 from PIL import Image
+
+from tests.model_server import call
 
 TURN, ANSWER = call("result = image_0.rotate(90, expand=True)", thought="Turn it."), "<answer>AB12</answer>"
 

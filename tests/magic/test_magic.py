@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cell, Notebook
-from model_server import call
 from PIL import Image
 
 from kernel_agent import Trajectory
+from tests.magic.conftest import Cell, Notebook
+from tests.model_server import call
 
 TURN = call("seen = 1\nprint('turning')\nresult = image_0.rotate(90, expand=True)", thought="Turn it.")
 AGAIN = call("seen += 1\nprint('seen', seen)\nresult = image_1.rotate(90, expand=True)", index=1)
