@@ -209,3 +209,13 @@ def test_more_room_in_the_main_area(panel: Panel) -> None:
     wide.get_by_test_id("codevision-ask").click()
     expect(wide.get_by_test_id("codevision-answer-1")).to_contain_text("white")
     expect(panel.at("answer-1")).to_contain_text("white")  # both are views of one run
+
+
+def test_without_its_server_extension_the_panel_says_what_to_do(panel: Panel) -> None:
+    panel.page.route("**/codevision/api/status*", lambda route: route.fulfill(status=404, body="no such page"))
+    panel.page.reload()
+    panel.open()
+    expect(panel.at("unreachable")).to_contain_text("jupyter server extension list")
+    panel.page.unroute("**/codevision/api/status*")
+    panel.at("unreachable").get_by_role("button", name="Try again").click()
+    expect(panel.at("unreachable")).to_be_hidden()

@@ -3,32 +3,16 @@
  * One model a JupyterLab window. It changes only through its methods and tells of every change by `changed`.
  */
 
-import type * as nbformat from '@jupyterlab/nbformat';
 import { Signal, type ISignal } from '@lumino/signaling';
 
 import type { Api, Command } from './api.js';
 import { familyOf, type BranchNode } from './branches.js';
-import type { AuditReport, ChosenImage, RunOptions, RunSummary, ServerStatus } from './events.js';
+import type { AuditReport, ChosenImage, RunSummary, ServerStatus } from './events.js';
 import { Follower } from './follower.js';
 import { isBusy } from './state.js';
+import type { RunSummaryKey, Surroundings } from './surroundings.js';
 
 export type Page = 'run' | 'history';
-
-/** What the model needs of the application around it. */
-export interface Surroundings {
-  /** The user's settings, as options of a new run. */
-  options(): RunOptions;
-  openNotebook(path: string): Promise<void>;
-  /** How many cells went into the open notebook. Throws where none is open. */
-  insertCells(cells: readonly nbformat.ICell[]): Promise<number>;
-  /** The run in view is remembered over a reload of the page. */
-  remember(run: RunSummaryKey | null): void;
-}
-
-export interface RunSummaryKey {
-  readonly id: string;
-  readonly path: string | null;
-}
 
 const FAMILY_LIMIT = 500;
 const HISTORY_LIMIT = 100;
