@@ -58,9 +58,13 @@ test-kernels: setup bubblewrap ## isolation, attacks, faults; the demo with and 
 	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force --isolation strong --namespaces own
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'kernels and not slow' tests
 	test "$$(id -u)" != 0 || $(MAKE) --no-print-directory attacks-user PROFILES="--profile strong-fork --profile strong-bubblewrap --profile medium-fork"
+	$(MAKE) --no-print-directory ipykernel6
+	.venv-ipykernel6/bin/python -m pytest -q -m 'kernels or not kernels' tests/session/test_session.py tests/provisioners/test_session_forked.py tests/magic
+
+.PHONY: ipykernel6
+ipykernel6: # the oldest ipykernel that is supported, in an environment of its own
 	test -x .venv-ipykernel6/bin/python || $(PYTHON) -m venv .venv-ipykernel6
 	.venv-ipykernel6/bin/python -m pip --disable-pip-version-check install -q 'ipykernel==6.31.*' pytest pytest-asyncio nbclient nbconvert -e .
-	.venv-ipykernel6/bin/python -m pytest -q -m 'kernels or not kernels' tests/session/test_session.py tests/provisioners/test_session_forked.py tests/magic
 
 .PHONY: bubblewrap
 bubblewrap: # the tests try the sandbox that it makes as well
@@ -118,7 +122,7 @@ chromium:
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
 	  || { echo "Chromium is missing: install it (apt install chromium)"; exit 1; }
 
-test-browser: panel wheel chromium ## the panel in a real JupyterLab, Notebook and Chromium; the wheel in a clean environment
+test-browser: panel wheel chromium ipykernel6 ## panel and %codevision in a real JupyterLab, Notebook and Chromium; the wheel in a clean environment
 	$(NPM) test --silent
 	$(BIN)/python -m pytest -q -rP --durations=6 -m browser tests/browser
 
