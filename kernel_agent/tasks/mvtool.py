@@ -26,6 +26,10 @@ MOST_AREA = 0.01
 LEAST_HEIGHT = 8.0
 """Lowest line, in pixels, that is asked about."""
 KINDS = (Kind.RECOGNITION, Kind.COUNTING, Kind.RETRIEVAL)
+LONG_FIRST = 0.85
+"""Share of counting questions that are about the longest passage there is: in a line every word comes once."""
+NONE_SHARE = 0.1
+"""Share of counting questions whose word is not there."""
 COUNTED = ("the", "a", "and", "of", "in", "to", "is", "was", "for", "on")
 
 
@@ -44,11 +48,14 @@ def questions(annotation: Annotation, rng: np.random.Generator, kinds: Sequence[
     beginnings, ends = _marks(annotation, first=True), _marks(annotation, first=False)
     out: list[Question] = []
     for kind in kinds:
-        for index, passage in enumerate(order):
+        ranked = order
+        if kind is Kind.COUNTING and rng.random() < LONG_FIRST:
+            ranked = sorted(order, key=lambda passage: -len(passage.words))
+        for passage in ranked:
             question = _ask(rng, kind, passage, beginnings, ends)
             if question is not None:
                 out.append(question)
-                del order[index]
+                order.remove(passage)
                 break
     return out
 
@@ -127,10 +134,18 @@ def _ask(
         return Question(text=f"What is the full text of {where}?", answers=(" ".join(words),), kind=kind, box=box)
     plain = [_plain(word) for word in words]
     if kind is Kind.COUNTING:
-        there = [word for word in COUNTED if word in plain]
-        if not there:
+        by_count: dict[int, list[str]] = {}
+        for word in COUNTED:
+            by_count.setdefault(plain.count(word), []).append(word)
+        some = sorted(count for count in by_count if count)
+        if not some:
             return None
-        word = there[int(rng.integers(len(there)))]
+        if 0 in by_count and rng.random() < NONE_SHARE:
+            some = [0]
+        elif len(some) > 1 and some[0] == 1 and rng.random() < 0.7:
+            del some[0]  # else "1" would be a good guess
+        same = by_count[some[int(rng.integers(len(some)))]]
+        word = same[int(rng.integers(len(same)))]
         text = f'How many times does the word "{word}" appear in {where}? Count capital and small letters alike.'
         return Question(text=text, answers=(str(plain.count(word)),), kind=kind, answer_type=AnswerType.NUMBER, box=box)
     return _retrieval(rng, words, plain, where, passage)

@@ -86,6 +86,17 @@ def test_every_answer_follows_from_the_words() -> None:
     assert min(kinds.values()) >= 10
 
 
+def test_no_number_is_a_good_guess_when_words_are_counted() -> None:
+    pages = [generate(Series.PAGE, seed, 0).drawing.annotation for seed in range(8)]
+    answers: Counter[str] = Counter()
+    for seed in range(160):
+        asked = mvtool.questions(pages[seed % 8], np.random.default_rng(seed), (Kind.COUNTING,))
+        answers.update(question.answers[0] for question in asked)
+    assert answers.total() == 160
+    assert answers.most_common(1)[0][1] < 80
+    assert 4 <= answers["0"] <= 32
+
+
 def test_a_passage_is_named_by_words_no_other_has() -> None:
     same = annotated(("we saw the dog run", "we saw the dog sit"), ("we saw a cat",))
     for seed in range(40):

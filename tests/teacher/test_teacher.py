@@ -7,9 +7,11 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from kernel_agent import KernelOptions
 from kernel_agent.errors import InputError, ModelFailed
 from kernel_agent.models import ScriptedModel
 from kernel_agent.session import KernelPool
+from kernel_agent.tasks.dataset import write_tasks
 from kernel_agent.tasks.ground_truth import GroundTruth, Operation, correction
 from kernel_agent.tasks.orientation import Orientation
 from kernel_agent.tasks.released import Problem, as_pil, codevision_sft
@@ -27,7 +30,7 @@ from kernel_agent.teacher import by_model, code, curriculum, planning, trial, wo
 from kernel_agent.teacher.curriculum import CYCLE, lesson
 from kernel_agent.teacher.plan import Mistake, Plan, PlannedStep, Shape
 from kernel_agent.teacher.sft_folder import Asked, Generated, write_sft
-from kernel_agent.types import Request, Status, TextPart
+from kernel_agent.types import Message, Request, Status, TextPart
 
 KERNEL = KernelOptions(isolation="none")
 
@@ -306,6 +309,67 @@ async def test_a_model_that_does_otherwise_is_tried_again_then_dropped(tmp_path:
             ran = await trial.run(plan, Path(str(one[0].image)), pool, model=script)
             found = trial.difference(plan, ran)
             assert reason in str(found), crop
+
+
+class Obedient(BaseHTTPRequestHandler):
+    """The same model behind an OpenAI-compatible address."""
+
+    def do_GET(self) -> None:
+        self._send(json.dumps({"data": [{"id": "obedient", "object": "model"}], "object": "list"}), "application/json")
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        messages = []
+        for message in asked["messages"]:
+            parts = message["content"] if isinstance(message["content"], list) else [{"type": "text", "text": message["content"]}]  # fmt: skip
+            text = "".join(part.get("text", "") for part in parts)
+            messages.append(Message(role=message["role"], content=(TextPart(text=text),)))
+        delta = {"role": "assistant", "content": obedient(Request(messages=tuple(messages)))}
+        chunk = {"id": "r", "object": "chat.completion.chunk", "created": 0, "model": "obedient"}
+        chunk["choices"] = [{"index": 0, "delta": delta, "finish_reason": "stop"}]
+        self._send(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n", "text/event-stream")
+
+    def _send(self, text: str, mime: str) -> None:
+        data = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", mime)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.slow
+def test_the_command_with_a_server_as_the_teacher(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_tasks(tmp_path / "data", tasks(tmp_path / "data"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Obedient)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        more = ["--tasks", str(tmp_path / "data"), "--base-url", f"http://127.0.0.1:{server.server_port}/v1"]
+        arguments = [
+            sys.executable,
+            "-m",
+            "kernel_agent.cli",
+            "data",
+            "sft",
+            "--n",
+            "50",
+            "--out",
+            str(tmp_path / "sft"),
+        ]
+        run = subprocess.run([*arguments, *more], capture_output=True, text=True, check=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert run.returncode == 0, run.stderr
+    assert "12 runs in" in run.stdout
+    assert "0 dropped" in run.stdout
+    assert (
+        len([one for one in codevision_sft.load(tmp_path / "sft" / "sft.jsonl") if not isinstance(one, Problem)]) == 12
+    )
 
 
 @pytest.mark.slow
