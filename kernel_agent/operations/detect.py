@@ -10,7 +10,7 @@ from kernel_agent.operations.affine import IDENTITY, Parts, compose, covered, in
 from kernel_agent.operations.changes import changes
 from kernel_agent.operations.compare import FLAT, Fit, judge, spread, within
 from kernel_agent.operations.pictures import Pictures, Pixels
-from kernel_agent.operations.search import Search
+from kernel_agent.operations.search import STRICT, Search
 from kernel_agent.operations.values import Applied, PictureOperations, StepOperations
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Affine, KernelImage, RunCode, Size
@@ -56,7 +56,7 @@ def _of_picture(
     flat = spread(pixels) < FLAT
     if image.parent in known and image.affine is not None:
         assert image.parent is not None
-        if _borne_out(image, image.parent, pictures, image.affine, flat=flat):
+        if _borne_out(image, image.parent, pictures, search, image.affine, flat=flat):
             found = _describe(image, pictures, image.parent, image.affine, known, by="lineage")
             return _from_bound(image, pictures, found, known, bound) or found
     if flat:
@@ -106,16 +106,33 @@ def _candidates(known: Mapping[int, PictureOperations], bound: int | None) -> li
     return list(dict.fromkeys([*first, *inputs, *latest]))[:SEARCHED]
 
 
-def _borne_out(image: KernelImage, parent: int, pictures: Pictures, affine: Affine, *, flat: bool) -> bool:
+def _borne_out(
+    image: KernelImage, parent: int, pictures: Pictures, search: Search, affine: Affine, *, flat: bool
+) -> bool:
     if affine == IDENTITY and image.pixel_sha256 == pictures.images[parent].pixel_sha256:
         return True
     if flat:
         return False
-    fit = judge(pictures[image.index], pictures[parent], affine).fit
-    if fit is Fit.CANNOT_TELL and not _turned(affine):
+    said = judge(pictures[image.index], pictures[parent], affine)
+    if said.fit is Fit.CANNOT_TELL and not _turned(affine):
         # a symmetric picture: it lies as its parent does unless somebody turned it to no effect
         return _is_exactly(pictures[image.index], pictures[parent], affine)
-    return fit is Fit.BORNE_OUT
+    if said.fit is not Fit.BORNE_OUT:
+        return False
+    if said.likeness < STRICT:  # lines of text are like other lines of text: is there a place that fits better?
+        better = search.place(image.index, parent, quick=True)
+        return better is None or _near(better, affine, image.size)
+    return True
+
+
+def _near(one: Affine, other: Affine, size: Size) -> bool:
+    """Whether two maps take the corners of a picture to the same points, but for 3 pixels."""
+    corners = [(x, y) for x in (0, size[0]) for y in (0, size[1])]
+    return all(
+        abs((p - q) * x + (r - s) * y + t - u) <= 3
+        for p, r, t, q, s, u in ((*one[:3], *other[:3]), (*one[3:], *other[3:]))
+        for x, y in corners
+    )
 
 
 def _is_exactly(pixels: Pixels, parent: Pixels, affine: Affine) -> bool:
