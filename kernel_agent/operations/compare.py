@@ -57,7 +57,7 @@ def judge(picture: Pixels, parent: Pixels, affine: Affine) -> Judgement:
     expected = warp(np.asarray(part, np.uint8), compose(shift(-left, -top), small), size)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     shown = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if reduce > 1 else grey
-    weight = _grid(inside.astype(np.float32))
+    weight = _whole_cells(inside)
     if float(weight.mean()) < 0.1:
         return Judgement(fit=Fit.CONTRADICTED)
     theirs, mine = _features(expected), _features(shown)
@@ -118,6 +118,14 @@ def spread(pixels: Pixels) -> float:
 
 def _grid(values: Any) -> Grey:
     return np.asarray(cv2.resize(values, (GRID, GRID), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _whole_cells(inside: NDArray[np.bool_]) -> Grey:
+    """1 where all of a cell lies inside the parent, a pixel away from its edge, else 0."""
+    if inside.all():
+        return np.ones((GRID, GRID), np.float32)
+    shrunk = cv2.erode(np.pad(inside.astype(np.uint8), 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    return (_grid(np.asarray(shrunk, np.float32)) > 0.99).astype(np.float32)
 
 
 def _features(pixels: Any) -> tuple[Grey, Grey]:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kernel_agent.operations.affine import IDENTITY, Parts, apply, compose, covered, invert, parts
+from kernel_agent.operations.affine import IDENTITY, Parts, compose, covered, invert, orientation_map, parts
 from kernel_agent.operations.changes import changes
-from kernel_agent.operations.compare import FLAT, Fit, judge, spread
+from kernel_agent.operations.compare import FLAT, Fit, judge, spread, within
 from kernel_agent.operations.pictures import Pictures, Pixels
-from kernel_agent.operations.search import Search
+from kernel_agent.operations.search import STRICT, Search
 from kernel_agent.operations.values import Applied, PictureOperations, StepOperations
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Affine, KernelImage, RunCode, Size
@@ -56,7 +56,7 @@ def _of_picture(
     flat = spread(pixels) < FLAT
     if image.parent in known and image.affine is not None:
         assert image.parent is not None
-        if _borne_out(image, image.parent, pictures, image.affine, flat=flat):
+        if _borne_out(image, image.parent, pictures, search, image.affine, flat=flat):
             found = _describe(image, pictures, image.parent, image.affine, known, by="lineage")
             return _from_bound(image, pictures, found, known, bound) or found
     if flat:
@@ -106,16 +106,33 @@ def _candidates(known: Mapping[int, PictureOperations], bound: int | None) -> li
     return list(dict.fromkeys([*first, *inputs, *latest]))[:SEARCHED]
 
 
-def _borne_out(image: KernelImage, parent: int, pictures: Pictures, affine: Affine, *, flat: bool) -> bool:
+def _borne_out(
+    image: KernelImage, parent: int, pictures: Pictures, search: Search, affine: Affine, *, flat: bool
+) -> bool:
     if affine == IDENTITY and image.pixel_sha256 == pictures.images[parent].pixel_sha256:
         return True
     if flat:
         return False
-    fit = judge(pictures[image.index], pictures[parent], affine).fit
-    if fit is Fit.CANNOT_TELL and not _turned(affine):
+    said = judge(pictures[image.index], pictures[parent], affine)
+    if said.fit is Fit.CANNOT_TELL and not _turned(affine):
         # a symmetric picture: it lies as its parent does unless somebody turned it to no effect
         return _is_exactly(pictures[image.index], pictures[parent], affine)
-    return fit is Fit.BORNE_OUT
+    if said.fit is not Fit.BORNE_OUT:
+        return False
+    if said.likeness < STRICT:  # lines of text are like other lines of text: is there a place that fits better?
+        better = search.place(image.index, parent, quick=True)
+        return better is None or _near(better, affine, image.size)
+    return True
+
+
+def _near(one: Affine, other: Affine, size: Size) -> bool:
+    """Whether two maps take the corners of a picture to the same points, but for 3 pixels."""
+    corners = [(x, y) for x in (0, size[0]) for y in (0, size[1])]
+    return all(
+        abs((p - q) * x + (r - s) * y + t - u) <= 3
+        for p, r, t, q, s, u in ((*one[:3], *other[:3]), (*one[3:], *other[3:]))
+        for x, y in corners
+    )
 
 
 def _is_exactly(pixels: Pixels, parent: Pixels, affine: Affine) -> bool:
@@ -168,17 +185,27 @@ def _describe(
     return replace(found, root=above.root, to_root=to_root, lies=whole.orientation, box=box)
 
 
+def _visible(affine: Affine, size: Size, parent: Size) -> float:
+    """The share of the parent that a picture of `size` shows."""
+    back = invert(affine)
+    if back is None:
+        return 0.0
+    step = (parent[0] / 64, 0.0, 0.0, 0.0, parent[1] / 64, 0.0)
+    return float(within(compose(back, step), (64, 64), size).mean())
+
+
 def _extent(affine: Affine, taken: Parts, size: Size, parent: Size) -> tuple[bool, bool]:
     """Whether less than the parent is shown, and whether there is a frame around it that was not in the parent."""
-    left, top, right, bottom = apply(affine, (0.0, 0.0, float(size[0]), float(size[1])))
     if taken.free:
-        # rotating loses corners and adds some; a crop is one that moves the middle or makes the frame smaller
-        swapped = abs(affine[0]) < abs(affine[3])
-        frame = [size[0] * taken.scale[0], size[1] * taken.scale[1]]
-        frame = frame[::-1] if swapped else frame
-        middle = ((left + right) / 2, (top + bottom) / 2)
-        moved = math.hypot(middle[0] - parent[0] / 2, middle[1] - parent[1] / 2)
-        return moved > 0.02 * max(parent) or frame[0] * frame[1] < _WHOLE * parent[0] * parent[1] * 0.98, False
+        # rotating alone loses corners; a crop is what loses more than that
+        width, height = float(parent[0]), float(parent[1])
+        middle = orientation_map(taken.orientation, parent)
+        turned = (height, width) if abs(middle[0]) < 0.5 else (width, height)
+        c, s = math.cos(taken.angle), math.sin(taken.angle)
+        x, y = turned[0] / 2, turned[1] / 2
+        rotation = (c, -s, x - c * x + s * y, s, c, y - s * x - c * y)
+        alone = _visible(compose(middle, rotation), (int(turned[0]), int(turned[1])), parent)
+        return _visible(affine, size, parent) < min(alone, 1.0) - 0.03, False
     box, inside = covered(affine, size, parent)
     shown = max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
     cropped = shown < _WHOLE * parent[0] * parent[1]

@@ -35,10 +35,11 @@ class Search:
         self._pictures = pictures
         self._features: dict[tuple[int, bool], tuple[Any, Any, float]] = {}
 
-    def place(self, image: int, parent: int) -> Affine | None:
-        """The map from picture `image` into picture `parent`; None where there is none for sure."""
+    def place(self, image: int, parent: int, *, quick: bool = False) -> Affine | None:
+        """The map from picture `image` into picture `parent`; None where there is none for sure. `quick` leaves features out."""
         picture, whole = self._pictures[image], self._pictures[parent]
-        for places in (_whole, _part, _repeated, lambda *_: self._by_features(image, parent)):
+        ways = (_whole, _part, _repeated, lambda *_: self._by_features(image, parent))
+        for places in ways[: -1 if quick else None]:
             found: list[tuple[float, Affine]] = []
             for affine in places(picture, whole):
                 inside = within(affine, picture.shape[1::-1], whole.shape[1::-1])

@@ -178,3 +178,15 @@ def test_penalties_are_bounded_and_a_wrong_answer_never_wins():
     diligent = Run(TURNED).turn(Applied.ROTATE90).turn(None, crop=TARGET, of=1).answer("HARBOUR")
     assert score(BOTH, diligent).total <= 0.6 + 1e-9 < score(BOTH, Run(TURNED).answer("HARBOR")).total
     assert score(NOTHING, run.trajectory, "reference")["usage"].contribution == -11.0
+
+
+def test_lineage_forged_on_lines_of_text():
+    """A page is like itself a few lines further down; where it fits better counts."""
+    from perf.operation_scenes import page
+
+    sheet = page(7)
+    for claim in ((1.0, 0.0, 50.0, 0.0, 1.0, 40.0), (1.0, 0.0, 0.0, 0.0, 1.0, 26.0)):
+        run = Run(sheet).show([(sheet.rotate(180), 0, claim)]).answer("HARBOR")
+        found = score(task(Operation.CROP, target=(50, 40, sheet.width, sheet.height)), run)
+        assert found["crop"].value == 0.0
+        assert score(task(Operation.ROTATE180), run)["orientation"].value == 1.0
