@@ -201,6 +201,10 @@ def seal_change(run: Any, rng: random.Random) -> Tampering | None:
     if rng.random() < 0.1:
         del ours["seal"]
         return Tampering(kind="seal taken out", cell="seal", field="")
+    if rng.random() < 0.1:
+        holders = [ours["seal"], *(spot[0][spot[1]] for spot in walk(ours["seal"]))]
+        rng.choice([holder for holder in holders if isinstance(holder, dict)])["added"] = rng.choice(("x", 1, {}))
+        return Tampering(kind="seal: something put in", cell="seal", field="")
     holder, key, _ = rng.choice([spot for spot in walk(ours["seal"]) if not isinstance(spot[0][spot[1]], (dict, list))])
     if rng.random() < 0.2 and isinstance(holder, dict):
         del holder[key]

@@ -27,6 +27,8 @@ SEAL = "seal"
 RUN = "run"
 """The part that is no cell."""
 _SHORT = 64
+_MOST_MOVED = 2000
+"""Cells out of place up to which the fewest that moved are looked for: that takes time of its square."""
 _PLAIN = re.compile(r"[\w/+-]+", re.ASCII)
 _CELL = {"cell_type", "source", "outputs", "attachments"}
 _NAMES = re.compile(
@@ -87,7 +89,7 @@ def place(name: str) -> str:
 def moved(was: Sequence[str], now: Sequence[str]) -> list[str]:
     """Of the same names in two orders, two that changed places, else those that are not in a longest common run of both."""
     apart = [name for name, old in zip(now, was, strict=True) if name != old]
-    if len(apart) <= 2:
+    if len(apart) <= 2 or len(apart) > _MOST_MOVED:
         return apart
     blocks = SequenceMatcher(None, was, now, autojunk=False).get_matching_blocks()
     kept = {was[at] for block in blocks for at in range(block.a, block.a + block.size)}

@@ -37,6 +37,8 @@ PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://github.com/kernel-agent/kernel-agent/run/v1"
 _START = "0" * 64
+_MOST = 100
+"""Signatures of one seal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,9 @@ def read_seal(value: Json) -> Seal:
             "signatures",
         }:
             raise ValueError("it has other keys than a seal")
+        signed = value["envelope"]["signatures"]
+        if not 1 <= len(signed) <= _MOST or any(each.keys() != {"keyid", "sig"} for each in signed):
+            raise ValueError(f"it has no signature, more than {_MOST}, or other things beside them")
         envelope = Envelope.from_dict(copy.deepcopy(value["envelope"]))
         if envelope.to_dict() != value["envelope"]:
             raise ValueError("its envelope is not written as it was signed")
@@ -148,11 +153,11 @@ def read_seal(value: Json) -> Seal:
         names = tuple(_text(subject["name"]) for subject in statement["subject"])
         digests = {_text(subject["name"]): _text(subject["digest"]["sha256"]) for subject in statement["subject"]}
         head = head_of((name, digests[name]) for name in names)
+        if predicate.keys() != {"run", "head", "signed"} or len(statement) != 4:
+            raise ValueError("its statement says more than a seal does")
         kinds = (envelope.payload_type, statement["_type"], statement["predicateType"])
         if kinds != (PAYLOAD, STATEMENT, PREDICATE) or predicate["head"] != head or len(digests) != len(names):
             raise ValueError("its statement is of another kind, or contradicts itself")
-        if not envelope.signatures:
-            raise ValueError("it has no signature")
         signers: list[str] = []
         broken: list[str] = []
         for name, signature in envelope.signatures.items():

@@ -298,10 +298,11 @@ class Trajectory:
 
         return insert_cells(self, turn=turn)
 
-    def audit(self, **options: Any) -> Report:
+    def audit(self, *, signers: Iterable[str] = (), **options: Any) -> Report:
         """Check the run and run all cells again in a fresh isolated kernel; `options` are those of `audit.rerun_setup.RerunOptions`.
 
         A saved run is audited as it is in its file, seal included; one that goes on, or is in memory only, without.
+        `signers` are keys that must have signed: 64 hexadecimal digits, or the file of a public key.
         No model is asked and no live kernel is used. `report.exit_code` is 0 where all holds, 1 where something fails, 2
         where something could not be checked. Raises InputError for a kernel without isolation (`unsafe` allows it).
         """
@@ -309,12 +310,15 @@ class Trajectory:
 
         from kernel_agent.blocking import run_blocking
 
-        auditing, setup = (importlib.import_module(f"kernel_agent.audit.{name}") for name in ("audit", "rerun_setup"))
-        chosen = setup.RerunOptions(**options)
+        names = ("audit", "keys", "rerun_setup", "seal")
+        auditing, keys, setup, seal = (importlib.import_module(f"kernel_agent.audit.{name}") for name in names)
+        chosen, expected = setup.RerunOptions(**options), seal.Expected(signers=tuple(map(keys.pinned, signers)))
         saved = self.path is not None and self._store is None and self.path.is_file()
         report: Report
         if saved and self.path is not None and Trajectory.load(self.path) == self:
-            report, _ = run_blocking(auditing.audit_file(self.path, chosen))
+            report, _ = run_blocking(auditing.audit_file(self.path, chosen, expected=expected))
+        elif expected.signers:
+            raise TrajectoryError("only a saved run can be signed: save it, sign it, and audit it then")
         else:
             report = run_blocking(auditing.audit(self, chosen))
         return report

@@ -28,7 +28,7 @@ from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.audit.seal import Expected, sign_file
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
-from kernel_agent.errors import InputError
+from kernel_agent.errors import InputError, TrajectoryError
 from kernel_agent.trajectory import Trajectory
 
 CODES = ["print('seen')\nimage_0.rotate(90, expand=True)", "1 / 0", "image_1.size"]
@@ -120,6 +120,14 @@ TAMPERINGS: list[tuple[Callable[[Any], Any], set[tuple[str, str]]]] = [
         lambda run: run["metadata"]["codevision"]["seal"]["envelope"]["signatures"][0].update(sig="QUJD"),
         {("seal", "signature"), ("seal", "signer")},
     ),
+    (
+        lambda run: run["metadata"]["codevision"]["seal"]["envelope"]["signatures"][0].update(note="checked by ann"),
+        {("seal", "envelope")},
+    ),
+    (
+        lambda run: run["metadata"]["codevision"]["seal"]["envelope"]["signatures"].clear(),
+        {("seal", "envelope")},
+    ),
     (lambda run: run["metadata"]["codevision"].pop("seal"), {("seal", "signature")}),
     (lambda run: run["metadata"]["codevision"].update(seal=7), {("seal", "envelope")}),
 ]
@@ -207,7 +215,10 @@ def test_the_commands_sign_and_ask_for_a_signer(sealed: bytes, tmp_path: Path) -
     assert done.exit_code == 2
     run = Trajectory.load(path)
     assert run.sign(tmp_path / "conf/codevision/signing-key.pem") == own
-    assert run.audit(code=False).seal is not None
+    assert run.audit(code=False, signers=[own]).exit_code == 0
+    assert run.audit(code=False, signers=["0" * 64]).exit_code == 1
+    with pytest.raises(TrajectoryError, match="only a saved run"):
+        run.branch(0).audit(signers=[own])
 
 
 def test_keys_of_ssh_and_openssl_are_taken(tmp_path: Path) -> None:
