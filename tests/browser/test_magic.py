@@ -74,13 +74,11 @@ def test_the_view_shows_all_and_the_saved_notebook_keeps_a_static_rendering(open
         picture.scroll_into_view_if_needed()
         page.wait_for_function("img => img.naturalWidth > 0", arg=picture.element_handle())
     expect(page.locator(".codevision-static")).to_be_hidden()
+    expect(page.locator(".jp-CodeCell").nth(1).locator(".jp-InputPrompt")).to_have_text("[2]:")  # the cell has ended
     page.keyboard.press("Control+s")
+    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
     name = "test_the_view_shows_all_and_the_saved_notebook_keeps_a_static_rendering.ipynb"
-    page.wait_for_function(
-        "async ([url, token]) => (await (await fetch(url, {headers: {Authorization: `token ${token}`}})).text())"
-        ".includes('codevision-static')",
-        arg=[f"{lab.url}/api/contents/{name}", lab.token],
-    )
+    assert "codevision-static" in (lab.root / name).read_text()
     page.reload()
     expect(view(page).locator(".cv-answer")).to_contain_text("K7P2", timeout=60_000)
     page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
