@@ -25,11 +25,11 @@ from kernel_agent.agent import Agent
 from kernel_agent.benchmarks import get_benchmark
 from kernel_agent.benchmarks.base import Benchmark, Loaded, Sample, spool
 from kernel_agent.benchmarks.direct import Direct
-from kernel_agent.benchmarks.judge import judge_by
 from kernel_agent.benchmarks.results import NAME, Column, Condition, Journal, Result, effort, transform_name
 from kernel_agent.blocking import background_loop, run_blocking
 from kernel_agent.errors import InputError
 from kernel_agent.models.faults import shown_url
+from kernel_agent.rewards import Judge
 from kernel_agent.session import KernelPool
 from kernel_agent.tasks.orientation import Orientation
 from kernel_agent.tasks.released import Picture, as_pil
@@ -96,7 +96,7 @@ class Evaluation:
     ) -> None:
         self.benchmark, self.loaded, self.out, self.settings = benchmark, loaded, out, settings
         self.agents, self.at_once = agents, at_once
-        self._judge = None if judge is None else judge_by(judge)
+        self._judge = None if judge is None else Judge(judge)
         self._models = {id(model): model for model in (judge, *(agent.model for agent in agents.values())) if model}
         self.columns = tuple(Column(condition=c, transform=t) for c in agents for t in transforms)
         self.samples = {sample.id: sample for sample in loaded.samples}
@@ -131,8 +131,9 @@ class Evaluation:
             answer = trajectory.answer
             score, judged = self.benchmark.score(sample, answer), None
             if self._judge is not None and score < 1 and answer is not None:
-                ruled, judged = await self._judge(sample, answer)
-                score = max(score, ruled)
+                truths = sample.gold if isinstance(sample.gold, list) else [sample.gold]
+                verdict = await self._judge.acompare(sample.question, truths, answer)
+                score, judged = max(score, float(verdict.correct)), verdict.transcript
             result = Result(
                 sample=sample.id,
                 column=column.name,

@@ -9,13 +9,13 @@ Files: a data set folder of ours (`tasks.jsonl` and `images/`), or its JSON line
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from kernel_agent.benchmarks.answers import bare, choice_prompt, chosen_letter
+from kernel_agent.benchmarks.answers import bare, choice_prompt
 from kernel_agent.benchmarks.base import Keep, Line, Loaded, Sample, Scored, as_is, by_category, load_rows, mean_line
-from kernel_agent.benchmarks.mvtoolbench import same
 from kernel_agent.errors import InputError
+from kernel_agent.rewards.answers import compare
 from kernel_agent.tasks.dataset import TASKS
 from kernel_agent.tasks.ground_truth import AnswerType, GroundTruth
 from kernel_agent.tasks.released import RowError, read_picture
@@ -67,36 +67,10 @@ def prompt(sample: Sample) -> str:
 
 
 def score(sample: Sample, answer: str | None) -> float:
-    """1 where the answer is one of the truths, else 0."""
-    kind, options = sample.meta.get("answer_type"), sample.meta.get("options") or {}
-    return float(answer is not None and is_one_of(answer, sample.gold, str(kind), options))
-
-
-def is_right(task: GroundTruth, answer: str | None) -> bool:
-    """Whether `answer` is right for a task of ours."""
-    options = {chr(ord("A") + place): choice for place, choice in enumerate(task.choices)}
-    return answer is not None and is_one_of(answer, task.answers, str(task.answer_type), options)
-
-
-def is_one_of(answer: str, truths: Sequence[str], kind: str, options: Mapping[str, str]) -> bool:
-    """Whether `answer` is one of `truths`, compared as an `AnswerType` says."""
-    said = bare(answer)
-    if kind == AnswerType.CHOICE and options:
-        letter = chosen_letter(answer, options)
-        return letter is not None and bool({letter, options[letter]} & {truth.strip() for truth in truths})
-    if kind == AnswerType.NUMBER:
-        return any(same(said, truth) for truth in truths)
-    if kind == AnswerType.LIST:
-        return any(_elements(said) == _elements(truth) for truth in truths)
-    return any(_plain(said) == _plain(truth) for truth in truths)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).strip("\"'“”‘’. ").casefold()
-
-
-def _elements(text: str) -> list[str]:
-    return sorted(_plain(part) for part in text.strip().strip("[]").replace(";", ",").split(",") if part.strip())
+    """1 where the answer is one of the truths, as a task's answers are always compared (rewards/answers.py); else 0."""
+    options = sample.meta.get("options") or {}
+    kind = AnswerType(sample.meta["answer_type"])
+    return float(compare(answer and bare(answer), sample.gold, kind, tuple(options.values())).correct)
 
 
 def summarise(scored: Sequence[Scored]) -> tuple[Line, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from kernel_agent.rewards.values import Verdict
 from kernel_agent.tasks.ground_truth import AnswerType, GroundTruth
@@ -24,28 +25,31 @@ _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)
 
 def check_answer(task: GroundTruth, answer: str | None) -> Verdict:
     """Compare with every right answer of the task, by its answer type."""
+    return compare(answer, task.answers, task.answer_type, task.choices)
+
+
+def compare(answer: str | None, truths: Sequence[str], kind: AnswerType, choices: Sequence[str] = ()) -> Verdict:
+    """Compare with every truth; `choices` are the options A, B, C, ... of a choice."""
     if answer is None or not answer.strip():
         return Verdict(correct=False, explanation="there is no answer")
     if len(answer) > LONGEST:
         return Verdict(
             correct=False, explanation=f"{len(answer)} characters are no answer: at most {LONGEST} are taken"
         )
-    for truth in task.answers:
-        if _same(task, answer, truth):
-            return Verdict(correct=True, explanation=f"{_short(answer)} is {_short(truth)} as a {task.answer_type}")
-    return Verdict(
-        correct=False, explanation=f"{_short(answer)} is not {_short(task.answers[0])} as a {task.answer_type}"
-    )
+    for truth in truths:
+        if _same(answer, truth, kind, choices):
+            return Verdict(correct=True, explanation=f"{_short(answer)} is {_short(truth)} as a {kind}")
+    return Verdict(correct=False, explanation=f"{_short(answer)} is not {_short(truths[0])} as a {kind}")
 
 
-def _same(task: GroundTruth, said: str, truth: str) -> bool:
-    if task.answer_type is AnswerType.CHOICE:
-        return _same_choice(said, truth, task.choices)
+def _same(said: str, truth: str, kind: AnswerType, choices: Sequence[str]) -> bool:
+    if kind is AnswerType.CHOICE:
+        return _same_choice(said, truth, choices)
     if _same_text(said, truth):
         return True
-    if task.answer_type is AnswerType.NUMBER:
+    if kind is AnswerType.NUMBER:
         return _same_number(said, truth)
-    return task.answer_type is AnswerType.LIST and _elements(said) == _elements(truth)
+    return kind is AnswerType.LIST and _elements(said) == _elements(truth)
 
 
 def plain(text: str) -> str:
@@ -71,7 +75,7 @@ def _elements(text: str) -> list[str]:
     return sorted(plain(part) for part in parts if part.strip())
 
 
-def _same_choice(said: str, truth: str, choices: tuple[str, ...]) -> bool:
+def _same_choice(said: str, truth: str, choices: Sequence[str]) -> bool:
     letters = [chr(ord("A") + place) for place in range(len(choices) or 26)]
     right = next((place for place, choice in enumerate(choices) if plain(choice) == plain(truth)), None)
     wanted = truth.strip().upper() if right is None else letters[right]

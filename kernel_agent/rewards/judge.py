@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kernel_agent.errors import ModelError
@@ -69,11 +70,15 @@ class Judge:
 
     async def astrict(self, task: GroundTruth, answer: str) -> Verdict:
         """Our way. Raises ModelError where the judge cannot be asked."""
+        return await self.acompare(task.question, task.answers, answer)
+
+    async def acompare(self, question: str, truths: Sequence[str], answer: str) -> Verdict:
+        """Our way, of an answer that belongs to no task of ours."""
         if len(answer) > LONGEST:
             return Verdict(correct=False, by="judge", explanation=f"not asked: over {LONGEST} characters")
         if _CHAT_TOKENS.search(answer):
             return Verdict(correct=False, by="judge", explanation="not asked: the answer holds chat-template tokens")
-        case = {"question": task.question, "right_answers": list(task.answers), "answer": answer}
+        case = {"question": question, "right_answers": list(truths), "answer": answer}
         asked = json.dumps(case, ensure_ascii=False)
         code = hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()[:8].upper()
         yes, no = f"RIGHT-{code}", f"WRONG-{code}"

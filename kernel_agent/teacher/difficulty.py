@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kernel_agent.agent import Agent
-from kernel_agent.benchmarks.mvtool import is_right
 from kernel_agent.errors import InputError
 from kernel_agent.models import Model
+from kernel_agent.rewards.answers import check_answer
 from kernel_agent.session import KernelPool
 from kernel_agent.tasks.ground_truth import GroundTruth
 from kernel_agent.types import Budget, Sampling, Task
@@ -59,7 +59,7 @@ async def rollouts(
             ran = await agent.arun(Task(question=task.question, images=(task.image,), id=task.id))
             if ran.failure is not None:
                 raise ran.failure
-            right = is_right(task, ran.answer)
+            right = check_answer(task, ran.answer).correct
             with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps({"task": task.id, "rollout": number, "right": right, "answer": ran.answer}) + "\n")
             done[task.id, number] = right

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from kernel_agent.agent import Agent
-from kernel_agent.benchmarks.mvtool import is_right
 from kernel_agent.errors import LineageError
 from kernel_agent.models import Model, ScriptedModel
+from kernel_agent.rewards.answers import check_answer
 from kernel_agent.session import KernelPool
 from kernel_agent.tasks.ground_truth import GroundTruth, Operation
 from kernel_agent.tasks.orientation import Orientation
@@ -59,7 +59,7 @@ def difference(plan: Plan, trajectory: Trajectory) -> str | None:
             return f"step {index} ({planned.tool}): {wrong}"
         if planned.mistake is None and planned.tool == Operation.CROP:
             before = step
-    if not is_right(plan.task, trajectory.answer):
+    if not check_answer(plan.task, trajectory.answer).correct:
         return f"the answer {trajectory.answer!r} is not {plan.task.answers[0]!r}"
     return None
 
