@@ -23,7 +23,8 @@ from kernel_agent.session.lineage.search import turns
 from kernel_agent.types import Affine
 
 LEVELS = 14
-_WINDOW = 512
+_EXACT_WINDOW, _WINDOW = 1600, 512
+"""Pixels each way, around the middle, that are looked at: where nothing was resampled, and where filters have to be tried."""
 _FILTERS = (
     Image.Resampling.LANCZOS,
     Image.Resampling.BICUBIC,
@@ -37,12 +38,14 @@ _METHODS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_NEAREST, cv2.INTER_LANC
 
 def changes(picture: Pixels, parent: Pixels, affine: Affine, taken: Parts, *, lossless: bool = True) -> Applied | None:
     """PHOTOMETRIC, OTHER (drawn on) or None, of `picture` that lies at `affine` (taken apart: `taken`) in `parent`."""
-    left, top, right, bottom = _window(picture, parent, affine)
+    exact = not taken.free and all(abs(scale - 1) < 1e-3 for scale in taken.scale)
+    left, top, right, bottom = _window(picture, parent, affine, _EXACT_WINDOW if exact else _WINDOW)
+    if not taken.free:
+        left, top, right, bottom = _inside(affine, (left, top, right, bottom), parent)
     if right - left < 4 or bottom - top < 4:
         return None
     picture = picture[top:bottom, left:right]
     affine = compose(affine, shift(left, top))
-    exact = not taken.free and all(abs(scale - 1) < 1e-3 for scale in taken.scale)
     allowed = 0.005 if exact and lossless else 0.03 if taken.free or not lossless else 0.01
     best: tuple[float, Pixels, NDArray[np.bool_]] | None = None
     for expected, counted in _expected(picture, parent, affine, taken, exact):
@@ -65,8 +68,19 @@ def difference(one: Any, other: Any) -> NDArray[np.uint8]:
     return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
 
 
-def _window(picture: Pixels, parent: Pixels, affine: Affine) -> tuple[int, int, int, int]:
-    """The part of the picture that is looked at: what lies inside the parent, at most `_WINDOW` each way, around its middle."""
+def _inside(affine: Affine, window: tuple[int, int, int, int], parent: Pixels) -> tuple[int, int, int, int]:
+    """The window without its outermost pixels where they reach over the parent's edge, as after a resize of an odd side."""
+    left, top, right, bottom = window
+    for _ in range(2):
+        box = apply(affine, (float(left), float(top), float(right), float(bottom)))
+        if min(box[0], box[1]) > -1e-6 and box[2] < parent.shape[1] + 1e-6 and box[3] < parent.shape[0] + 1e-6:
+            break
+        left, top, right, bottom = left + 1, top + 1, right - 1, bottom - 1
+    return left, top, right, bottom
+
+
+def _window(picture: Pixels, parent: Pixels, affine: Affine, most: int) -> tuple[int, int, int, int]:
+    """The part of the picture that is looked at: what lies inside the parent, at most `most` each way, around its middle."""
     height, width = picture.shape[:2]
     step = max(1, max(height, width) // 256)
     coarse = compose(affine, (float(step), 0.0, 0.0, 0.0, float(step), 0.0))
@@ -76,12 +90,12 @@ def _window(picture: Pixels, parent: Pixels, affine: Affine) -> tuple[int, int, 
         return 0, 0, 0, 0
     top, bottom = int(rows[0]) * step, min(height, (int(rows[-1]) + 1) * step)
     left, right = int(columns[0]) * step, min(width, (int(columns[-1]) + 1) * step)
-    if right - left > _WINDOW:
-        left = (left + right - _WINDOW) // 2
-        right = left + _WINDOW
-    if bottom - top > _WINDOW:
-        top = (top + bottom - _WINDOW) // 2
-        bottom = top + _WINDOW
+    if right - left > most:
+        left = (left + right - most) // 2
+        right = left + most
+    if bottom - top > most:
+        top = (top + bottom - most) // 2
+        bottom = top + most
     return left, top, right, bottom
 
 
