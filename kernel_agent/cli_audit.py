@@ -80,7 +80,7 @@ def audit(
         options = RerunOptions(
             tolerance=tolerance,
             pixel_tolerance=pixel_tolerance,
-            kernel=_kernel(isolation, unsafe_no_sandbox, memory),
+            kernel=_kernel(isolation, unsafe_no_sandbox, memory, fork=target.is_dir()),
             unsafe=unsafe_no_sandbox,
             seconds=seconds,
             pictures=html is not None,
@@ -103,7 +103,8 @@ def audit(
     raise typer.Exit(code)
 
 
-def _kernel(isolation: str, unsafe: bool, memory: int) -> Any:
+def _kernel(isolation: str, unsafe: bool, memory: int, *, fork: bool) -> Any:
+    """One run needs one kernel: to warm up a fork server beside it would slow its cells down."""
     from kernel_agent.types import Isolation, KernelOptions
 
     levels = ("auto", *(level for level in Isolation if level is not Isolation.NONE))
@@ -112,7 +113,7 @@ def _kernel(isolation: str, unsafe: bool, memory: int) -> Any:
     if unsafe and isolation != "auto":
         raise typer.BadParameter(f"--isolation {isolation} and --unsafe-no-sandbox contradict each other: give one.")
     level: Any = Isolation.NONE if unsafe else isolation if isolation == "auto" else Isolation(isolation)
-    return KernelOptions(isolation=level, memory_mb=memory)
+    return KernelOptions(isolation=level, memory_mb=memory, fork=fork)
 
 
 def _file(

@@ -234,3 +234,13 @@ def test_keys_of_ssh_and_openssl_are_taken(tmp_path: Path) -> None:
             load_signer(tmp_path / "key.pub")
     with pytest.raises(InputError, match="exists"):
         make_key(tmp_path / "key")
+
+
+@pytest.mark.slow
+def test_every_kind_of_field_and_file_is_found_and_located(tmp_path: Path) -> None:
+    from perf.tamper import measure
+
+    figures = run_blocking(measure(tmp_path, 300, 4))
+    assert figures["missed"] == []
+    assert figures["n"] == figures["located"] >= 300
+    assert figures["saved_alarms"] == 0
