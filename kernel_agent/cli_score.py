@@ -52,9 +52,6 @@ def score(
     except CodeVisionError as error:
         print(f"codevision: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    except UnicodeDecodeError as error:
-        print(f"codevision: {task} is no text: give a JSON file with one task", file=sys.stderr)
-        raise typer.Exit(1) from error
     finally:
         if judge is not None:
             judge.close()

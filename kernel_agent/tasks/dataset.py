@@ -26,10 +26,13 @@ def read_tasks(path: str | Path) -> Iterator[GroundTruth]:
     file = file / TASKS if file.is_dir() else file
     if not file.is_file():
         raise InputError(f"{file} is no file: give a dataset folder (with {TASKS}) or a JSON lines file of tasks")
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _read(line, file, f"{file}, line {number}")
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _read(line, file, f"{file}, line {number}")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is no text: give JSON lines, one task each") from error
 
 
 def read_task(path: str | Path) -> GroundTruth:
@@ -39,6 +42,8 @@ def read_task(path: str | Path) -> GroundTruth:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; give a JSON file with one task") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is no text: give a JSON file with one task") from error
     return _read(text, file, str(file))
 
 
