@@ -138,7 +138,8 @@ def test_the_static_rendering_is_inert() -> None:
         *("div", "p", "strong", "br", "img", "small", "details", "summary", "pre", "em", "span")
     }
     for _, attributes in tags.seen:
-        assert set(attributes) <= {"src", "alt"}
+        assert set(attributes) <= {"src", "alt", "class"}
+        assert attributes.get("class", "codevision-static") == "codevision-static"
         assert (attributes.get("src") or "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
     bundle = crop_run()._repr_mimebundle_()
     assert "A7" in bundle["text/html"]
