@@ -165,7 +165,12 @@ def test_ctrl_c_writes_the_report_of_what_is_finished(tmp_path: Path, played: An
     played.delay = 0.2
     given = command(tmp_path, played, "--transforms", "none", "--controls", "none", "--at-once", "4")
     process = subprocess.Popen(
-        given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+        given,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
     )
     deadline = time.monotonic() + 120
     while len(lines(tmp_path)) < 4 and time.monotonic() < deadline:

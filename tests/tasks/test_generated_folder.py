@@ -123,7 +123,13 @@ def test_the_command(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_is_quiet_and_the_same_command_goes_on(tmp_path: Path) -> None:
     given = [sys.executable, "-m", "kernel_agent.cli", "data", "generate", "--kind", "geometry", "--n", "2000", "--out", str(tmp_path)]  # fmt: skip
-    process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        given,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
+    )
     assert process.stderr is not None
     said = ""
     while "drawing 2" not in said:
