@@ -298,8 +298,9 @@ def test_an_offence_between_cells_is_told_and_mended() -> None:
             "threading.Thread(target=later).start() if not os.path.exists('done') else None; open('done', 'w').close()"
         )
         time.sleep(0.8)
-        assert text(session.run("print(x)")) == "7\n"
-        kinds = {event.kind: event.data for event in session.take_events()}
+        cell = session.run("print(x)")
+        assert text(cell) == "7\n"
+        kinds = {event.kind: event.data for event in cell.events}
         assert "no Jupyter message" in str(kinds["kernel_died"]["reason"])
         assert "cells_replayed" in kinds
 

@@ -355,10 +355,11 @@ def test_trunk_killed(picture: Image.Image) -> None:
             process = pid(branch)
             os.kill(pid(trunk), signal.SIGKILL)
             assert wait_for(lambda: gone(process) and not alive(branch), 2)
-            assert text(branch.run("print(n, len(images))")) == "6 3"
+            cell = branch.run("print(n, len(images))")
+            assert text(cell) == "6 3"
             assert wait_for(lambda: not alive(trunk), 2)
             assert text(trunk.run("print(n, len(images))")) == "1 2"
-            assert "cells_replayed" in [event.kind for event in branch.events]
+            assert "cells_replayed" in [event.kind for event in cell.events]
             with by_process(branch) as twig:
                 assert text(twig.run("n")) == "6"
 
