@@ -47,7 +47,7 @@ class RunView(anywidget.AnyWidget):
         super().__init__()
         self.run = run
         self.runs: dict[str, LiveRun] = {}
-        self._commands = 0
+        self._commands: set[Future[LiveRun | None]] = set()
         self._stops: list[Any] = []
         self._waiting: dict[str, list[Entry]] = {}
         self._lock, self._sending = threading.Lock(), threading.Lock()
@@ -60,7 +60,7 @@ class RunView(anywidget.AnyWidget):
     @property
     def busy(self) -> bool:
         """Whether a command of the page is being carried out."""
-        return self._commands > 0
+        return bool(self._commands)
 
     def close(self) -> None:
         """Follow the runs no longer."""
@@ -126,8 +126,8 @@ class RunView(anywidget.AnyWidget):
         elif kind == "command":
             if message.get("command") not in COMMANDS:
                 raise LiveError(f"there is no command {message.get('command')!r:.40}")
-            self._commands += 1
             done = run.submit(str(message["command"]), **dict(message.get("arguments") or {}))
+            self._commands.add(done)
             done.add_done_callback(self._done)
 
     def _done(self, done: Future[LiveRun | None]) -> None:
@@ -142,7 +142,7 @@ class RunView(anywidget.AnyWidget):
                 self.run = branch
                 self._tell_runs()
         finally:
-            self._commands -= 1
+            self._commands.discard(done)
 
 
 def merged(entries: list[Entry]) -> Iterator[Entry]:
