@@ -1,14 +1,9 @@
-"""The `codevision` command. A thin face: it reads arguments and environment, calls the package, prints.
-
-Exit codes: 0 answered, 1 an error that was named, 2 wrong usage, 3 ended without an answer, 130 interrupted.
-"""
+"""`codevision ask`: one question to its answer. Exit codes: as in the package's docstring."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import signal
 import sys
 import time
 from enum import StrEnum
@@ -17,18 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kernel_agent import cli_audit, cli_counterfactuals, cli_data, cli_eval, cli_evidence, cli_score
+from kernel_agent.cli import evidence
+from kernel_agent.cli.options import (
+    PROTOCOL,
+    BaseUrl,
+    Force,
+    Isolation,
+    MaxTokens,
+    Memory,
+    ModelName,
+    Seconds,
+    Steps,
+    Temperature,
+    Unsafe,
+    api_key,
+    kernel_options,
+)
+from kernel_agent.cli.terminal import plain
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
-
-app = typer.Typer(
-    help="Vision-language models that think in Python, in a Jupyter kernel; every run is a notebook.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+    from kernel_agent.types import KernelOptions
 
 
 class JpegFor(StrEnum):
@@ -39,7 +43,7 @@ class JpegFor(StrEnum):
     BOTH = "both"
 
 
-ASK_HELP = """Ask a question about images.
+HELP = """Ask a question about images.
 
 [bold]Examples[/bold]
 
@@ -53,7 +57,6 @@ Without --base-url or --model the small embedded model answers: it reads one sho
 """
 
 
-@app.command(help=ASK_HELP)
 def ask(
     context: typer.Context,
     question: Annotated[str, typer.Argument(help="What to find out.")],
@@ -63,25 +66,18 @@ def ask(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Notebook to write. Default: codevision-DATE-TIME.ipynb here.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing notebook.")] = False,
+    force: Force = False,
     continue_from: Annotated[
         Path | None, typer.Option("--continue", help="Go on from this notebook: same images, same history.")
     ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.", envvar="CODEVISION_BASE_URL"),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model name on the server, or a checkpoint folder.", envvar="CODEVISION_MODEL")
-    ] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="How the model writes code: native, openai, fenced, pyvision, deepeyes, thyme.")
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Most model calls.")] = 12,
-    seconds: Annotated[float, typer.Option(min=1, help="Most seconds in all.")] = 600.0,
+    base_url: BaseUrl = None,
+    model: ModelName = None,
+    protocol: Annotated[str | None, PROTOCOL] = None,
+    steps: Steps = 12,
+    seconds: Seconds = 600.0,
     cell_seconds: Annotated[float, typer.Option(min=0.1, help="Most seconds a cell.")] = 60.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens a message.")] = 2048,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    max_tokens: MaxTokens = 2048,
+    temperature: Temperature = 0.0,
     seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Largest image taken, in pixels.")] = 100_000_000,
     view_pixels: Annotated[int | None, typer.Option(min=1, help="Largest view shown to the model, in pixels.")] = None,
@@ -90,20 +86,12 @@ def ask(
         typer.Option(help="Lossy JPEG for what cells show: in the model's view, in the notebook, or in both."),
     ] = None,
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Fetch http(s) image URLs.")] = False,
-    isolation: Annotated[
-        str,
-        typer.Option(
-            help="Least isolation of the kernel: strong, medium, container; auto is the best that works here.",
-            envvar="CODEVISION_ISOLATION",
-        ),
-    ] = "auto",
+    isolation: Isolation = "auto",
     namespaces: Annotated[
         str, typer.Option(help="Who makes the namespaces of strong: own, bubblewrap; auto is whoever can.")
     ] = "auto",
-    unsafe_no_sandbox: Annotated[
-        bool, typer.Option("--unsafe-no-sandbox", help="Run the model's code with your own rights.")
-    ] = False,
-    memory: Annotated[int, typer.Option(min=256, help="Memory of the kernel and its processes, in MiB.")] = 4096,
+    unsafe_no_sandbox: Unsafe = False,
+    memory: Memory = 4096,
     self_contained: Annotated[
         bool,
         typer.Option(
@@ -130,12 +118,12 @@ def ask(
         from kernel_agent.progress import Progress
         from kernel_agent.trajectory import Trajectory
 
-        signer = cli_evidence.own_signer(sign)
+        signer = evidence.own_signer(sign)
         given = {
             "base_url": base_url,
             "model": model,
             "protocol": protocol,
-            "api_key": os.environ.get("CODEVISION_API_KEY") or None,
+            "api_key": api_key(),
             "watch": None if as_json or quiet else Progress(),
             "kernel": _kernel(context, isolation, namespaces, unsafe_no_sandbox, memory),
             **_limits(context, view_pixels, jpeg),
@@ -156,32 +144,24 @@ def ask(
             from kernel_agent.trajectory.export import write_self_contained
 
             write_self_contained(trajectory, path)
-        cli_evidence.sign_run(trajectory, signer)
+        evidence.sign_run(trajectory, signer)
     except KeyboardInterrupt as interrupt:
-        cli_evidence.sign_what_is_there(interrupt, signer)
+        evidence.sign_what_is_there(interrupt, signer)
         _fail(interrupt, "Interrupted.", started, as_json, code=130)
     except (CodeVisionError, ValueError, OSError) as error:
-        cli_evidence.sign_what_is_there(error, signer)
+        evidence.sign_what_is_there(error, signer)
         _fail(error, str(error), started, as_json)
     _report(trajectory, started, as_json=as_json, quiet=quiet)
 
 
-def _kernel(context: typer.Context, isolation: str, namespaces: Any, unsafe: bool, memory: int) -> Any:
+def _kernel(context: typer.Context, isolation: str, namespaces: str, unsafe: bool, memory: int) -> KernelOptions | None:
     """How the kernel is started where the user said anything of it; None leaves it to the package."""
-    from kernel_agent.types import Isolation, KernelOptions
-
     given = [context.get_parameter_source(name) for name in ("isolation", "namespaces", "unsafe_no_sandbox", "memory")]
     if all(source is None or source.name == "DEFAULT" for source in given):
         return None
-    levels = ("auto", *(level for level in Isolation if level is not Isolation.NONE))
-    if isolation not in levels:
-        _usage(f"--isolation {isolation}: give {', '.join(levels)}, or --unsafe-no-sandbox for none at all.")
     if namespaces not in ("auto", "own", "bubblewrap"):
         _usage(f"--namespaces {namespaces}: give auto, own or bubblewrap.")
-    if unsafe and isolation != "auto":
-        _usage(f"--isolation {isolation} and --unsafe-no-sandbox contradict each other: give one of them.")
-    level: Any = Isolation.NONE if unsafe else isolation if isolation == "auto" else Isolation(isolation)
-    return KernelOptions(isolation=level, namespaces=namespaces, memory_mb=memory)
+    return kernel_options(isolation, unsafe, memory, namespaces=namespaces)
 
 
 def _limits(context: typer.Context, view_pixels: int | None, jpeg: JpegFor | None) -> dict[str, Any]:
@@ -212,20 +192,13 @@ def _report(trajectory: Trajectory, started: float, *, as_json: bool, quiet: boo
         print(json.dumps(_summary(trajectory, started), ensure_ascii=False))
     else:
         if answered:
-            print(_safe(str(trajectory.answer)))
+            print(plain(str(trajectory.answer)))
         else:
             print(f"No answer: the run ended by {trajectory.stop_reason}.", file=sys.stderr)
         if not quiet:
             print(f"Notebook: {_shown(trajectory.path)}", file=sys.stderr)
     if not answered:
         raise typer.Exit(3)
-
-
-def _safe(text: str) -> str:
-    """What a model wrote, without codes that would steer the terminal."""
-    from kernel_agent.session.outputs import clean_text
-
-    return clean_text(text)
 
 
 def _shown(path: Path | None) -> str | None:
@@ -265,7 +238,7 @@ def _fail(error: BaseException, message: str, started: float, as_json: bool, *, 
         told = {"type": type(error).__name__, "message": message}
         print(json.dumps({**_summary(trajectory, started), "error": told}, ensure_ascii=False))
     else:
-        print(f"codevision: {_safe(message)}", file=sys.stderr)
+        print(f"codevision: {plain(message)}", file=sys.stderr)
         if trajectory is not None and trajectory.path is not None:
             path = _shown(trajectory.path)
             if trajectory.path.with_suffix(".codevision").exists():
@@ -281,126 +254,3 @@ def _usage(message: str) -> NoReturn:
 
 def _default_path() -> Path:
     return Path(f"{time.strftime('codevision-%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}.ipynb")
-
-
-@app.command(
-    help="Start a vLLM server for a checkpoint with the flags this agent needs, wait until it answers, print its URL.\n\n"
-    "[bold]Examples[/bold]\n\n  codevision serve Qwen/Qwen3-VL-8B-Instruct\n\n"
-    "  codevision serve embedded --port 8000\n\n  codevision serve ./checkpoint -- --max-model-len 32768",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def serve(
-    context: typer.Context,
-    checkpoint: Annotated[
-        str, typer.Argument(help='Folder or hub name; "embedded" for the model that ships with this package.')
-    ],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Default: a free one.")] = None,
-    python: Annotated[str | None, typer.Option(help="Interpreter of the environment that has vLLM.")] = None,
-) -> None:
-    """Serve until Ctrl-C."""
-    from kernel_agent.errors import CodeVisionError
-    from kernel_agent.models import serve as run
-
-    try:
-        run(checkpoint, host=host, port=port, python=python, extra_args=context.args)
-    except CodeVisionError as error:
-        print(f"codevision: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-
-
-@app.command()
-def doctor(
-    base_url: Annotated[
-        str | None, typer.Option(help="A model server to try as well.", envvar="CODEVISION_BASE_URL")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
-) -> None:
-    """Say what works on this machine, and how to mend what does not."""
-    from dataclasses import asdict
-
-    from kernel_agent.doctor import checks
-
-    found = checks(base_url=base_url)
-    if as_json:
-        print(json.dumps([asdict(check) for check in found]))
-    else:
-        from rich.console import Console
-
-        console = Console()
-        marks = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[yellow]--  [/]"}
-        for check in found:
-            console.print(f"{marks[check.ok]} [bold]{check.name}[/]: ", end="")
-            console.print(check.detail, markup=False, highlight=False)
-            if check.remedy and check.ok is not True:
-                console.print(f"       {check.remedy}", markup=False, highlight=False)
-    if any(check.ok is False for check in found):
-        raise typer.Exit(1)
-
-
-@app.command()
-def recover(notebook: Annotated[Path, typer.Argument(help="RUN.ipynb of a run that crashed.")]) -> None:
-    """Rebuild a notebook from the journal beside it after a crash. Loses at most the step in flight."""
-    from kernel_agent.errors import CodeVisionError
-    from kernel_agent.trajectory import recover as rebuild
-
-    try:
-        trajectory = rebuild(notebook)
-    except CodeVisionError as error:
-        print(f"codevision: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    print(f"{notebook}: {len(trajectory.steps)} steps, ended by {trajectory.stop_reason}.")
-
-
-@app.command()
-def export(
-    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Notebook to write.")],
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing notebook.")] = False,
-) -> None:
-    """Write a self-contained copy: it re-runs anywhere with only Pillow and NumPy."""
-    from kernel_agent.errors import CodeVisionError
-    from kernel_agent.trajectory import Trajectory
-    from kernel_agent.trajectory.export import write_self_contained
-
-    try:
-        if output.exists() and not force:
-            _usage(f"{output} exists: choose another name or add --force.")
-        write_self_contained(Trajectory.load(notebook), output)
-    except CodeVisionError as error:
-        print(f"codevision: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    print(output)
-
-
-app.command(help=cli_audit.HELP)(cli_audit.audit)
-app.command(help=cli_counterfactuals.HELP)(cli_counterfactuals.counterfactuals)
-app.command()(cli_evidence.sign)
-app.command()(cli_evidence.bundle)
-app.command()(cli_evidence.diff)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    from kernel_agent import __version__
-
-    print(__version__)
-
-
-cli_eval.add_to(app)
-app.add_typer(cli_data.app, name="data")
-cli_score.add_to(app)
-
-
-def main() -> None:
-    """Entry point of the `codevision` command. SIGTERM ends a run as Ctrl-C does: notebook whole, no process left."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app()
-
-
-if __name__ == "__main__":
-    main()

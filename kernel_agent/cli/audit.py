@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from kernel_agent.cli.options import Isolation, Memory, Unsafe, api_key, kernel_options
+from kernel_agent.cli.terminal import plain
 
 if TYPE_CHECKING:
     from kernel_agent.audit.batch import Batch
@@ -46,17 +48,9 @@ def audit(
     tolerance: Annotated[float, typer.Option(min=0, help="How far numbers in text may be apart (other CPU).")] = 0.0,
     pixel_tolerance: Annotated[int, typer.Option(min=0, max=255, help="Largest difference of a colour channel.")] = 0,
     seconds: Annotated[float, typer.Option(min=1, help="Most seconds for one run's cells.")] = 3600.0,
-    isolation: Annotated[
-        str,
-        typer.Option(
-            help="Least isolation of the kernel: strong, medium, container; auto is the best that works here.",
-            envvar="CODEVISION_ISOLATION",
-        ),
-    ] = "auto",
-    unsafe_no_sandbox: Annotated[
-        bool, typer.Option("--unsafe-no-sandbox", help="Run the record's code with your own rights.")
-    ] = False,
-    memory: Annotated[int, typer.Option(min=256, help="Memory of the kernel and its processes, in MiB.")] = 4096,
+    isolation: Isolation = "auto",
+    unsafe_no_sandbox: Unsafe = False,
+    memory: Memory = 4096,
     replay_model: Annotated[
         bool, typer.Option("--replay-model", help="Ask the model every request again, and tell where it first differs.")
     ] = False,
@@ -80,7 +74,8 @@ def audit(
         options = RerunOptions(
             tolerance=tolerance,
             pixel_tolerance=pixel_tolerance,
-            kernel=_kernel(isolation, unsafe_no_sandbox, memory, fork=target.is_dir()),
+            # one run needs one kernel: to warm up a fork server beside it would slow its cells down
+            kernel=kernel_options(isolation, unsafe_no_sandbox, memory, fork=target.is_dir()),
             unsafe=unsafe_no_sandbox,
             seconds=seconds,
             pictures=html is not None,
@@ -103,19 +98,6 @@ def audit(
     raise typer.Exit(code)
 
 
-def _kernel(isolation: str, unsafe: bool, memory: int, *, fork: bool) -> Any:
-    """One run needs one kernel: to warm up a fork server beside it would slow its cells down."""
-    from kernel_agent.types import Isolation, KernelOptions
-
-    levels = ("auto", *(level for level in Isolation if level is not Isolation.NONE))
-    if isolation not in levels:
-        raise typer.BadParameter(f"--isolation {isolation}: give {', '.join(levels)}, or --unsafe-no-sandbox for none.")
-    if unsafe and isolation != "auto":
-        raise typer.BadParameter(f"--isolation {isolation} and --unsafe-no-sandbox contradict each other: give one.")
-    level: Any = Isolation.NONE if unsafe else isolation if isolation == "auto" else Isolation(isolation)
-    return KernelOptions(isolation=level, memory_mb=memory, fork=fork)
-
-
 def _file(
     path: Path,
     options: RerunOptions,
@@ -135,7 +117,7 @@ def _file(
 
         if asked == (None, None) and trajectory.model.get("kind") == "openai":  # no file chooses whom we tell what
             raise InputError("--replay-model: give the server to ask with --base-url")
-        live = recorded_model(trajectory, *asked, api_key=os.environ.get("CODEVISION_API_KEY") or None)
+        live = recorded_model(trajectory, *asked, api_key=api_key())
         again = run_blocking(replay(trajectory, live))
         report = replace(report, findings=(*report.findings, *again))
     if page is not None:
@@ -245,6 +227,4 @@ def _safe(text: str) -> str:
     """Text of a record, without codes that would steer the terminal or rich."""
     from rich.markup import escape
 
-    from kernel_agent.session.outputs import clean_text
-
-    return escape(clean_text(text))
+    return escape(plain(text))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kernel_agent.cli.options import OneObject, SavedRun, api_key
+from kernel_agent.cli.terminal import named, plain
 
 if TYPE_CHECKING:
     from kernel_agent.audit.counterfactual import Faithfulness
@@ -27,7 +27,7 @@ share of these after which the model acts or answers otherwise, less that of con
 
 
 def counterfactuals(
-    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
+    notebook: SavedRun,
     change: Annotated[
         list[str] | None, typer.Option(help="blank, swap, shuffle, recolour or drop; default: all.")
     ] = None,
@@ -40,30 +40,25 @@ def counterfactuals(
             help="Model name on the server, or a checkpoint; by default as recorded.", envvar="CODEVISION_MODEL"
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: OneObject = False,
 ) -> None:
     """Branch, change, run on, compare. Exit code: 0 done, 1 it could not be done."""
     from kernel_agent.api import recorded_model
     from kernel_agent.audit.counterfactual import Change, counterfactuals
     from kernel_agent.blocking import run_blocking
-    from kernel_agent.errors import CodeVisionError
     from kernel_agent.trajectory import Trajectory
 
     names = change or [item.value for item in Change]
     if unknown := sorted(set(names) - {item.value for item in Change}):
         raise typer.BadParameter(f"--change {unknown[0]}: give {', '.join(Change)}.")
-    try:
+    with named(OSError):
         run = Trajectory.load(notebook)
-        key = os.environ.get("CODEVISION_API_KEY") or None
         if base_url is None and model is None and run.model.get("kind") == "openai":
             raise typer.BadParameter(
                 "--base-url: say which server to ask; the one in the file is not taken at its word."
             )
-        live = recorded_model(run, model, base_url, api_key=key)
+        live = recorded_model(run, model, base_url, api_key=api_key())
         found = run_blocking(counterfactuals(run, live, changes=[Change(name) for name in names]))
-    except (CodeVisionError, OSError) as error:
-        print(f"codevision: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
     else:
@@ -75,13 +70,11 @@ def _show(found: Faithfulness) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from kernel_agent.session.outputs import clean_text
-
     console, table = Console(), Table()
     for name in ("step", "change", "next action", "answer"):
         table.add_column(name, overflow="fold")
     for item in found.outcomes:
-        answer = escape(clean_text(f"{item.answers[1]}"))
+        answer = escape(plain(f"{item.answers[1]}"))
         acts = "other" if item.action_changed else "same"
         told = f"[yellow]{answer}[/]" if item.answer_changed else answer
         table.add_row(str(item.step + 1), str(item.change), f"[yellow]{acts}[/]" if item.action_changed else acts, told)

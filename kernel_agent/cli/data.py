@@ -5,16 +5,14 @@ Exit codes: 0 done, 1 an error that was named, 2 wrong usage, 130 interrupted (t
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kernel_agent.cli_bar import bar
+from kernel_agent.cli.options import PROTOCOL, api_key
+from kernel_agent.cli.terminal import bar, resumable
 
 app = typer.Typer(help="Make and filter tasks and training data.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -49,7 +47,7 @@ def generate(
     quiet: Quiet = False,
 ) -> None:
     """Draw tasks."""
-    with _named():
+    with resumable():
         from kernel_agent.tasks.generate import Series
         from kernel_agent.tasks.generated_folder import write_dataset
         from kernel_agent.tasks.typefaces import Split
@@ -75,7 +73,7 @@ def questions(
     quiet: Quiet = False,
 ) -> None:
     """Questions in the manner of MVToolBench about annotated pictures: each needs an orientation and a crop."""
-    with _named():
+    with resumable():
         from kernel_agent.errors import InputError
         from kernel_agent.tasks.annotation import read_hiertext
         from kernel_agent.tasks.generated_folder import ANNOTATIONS
@@ -127,7 +125,7 @@ def sft(
     quiet: Quiet = False,
 ) -> None:
     """Write supervised runs."""
-    with _named():
+    with resumable():
         from kernel_agent.blocking import run_blocking
         from kernel_agent.teacher import sft_folder
 
@@ -184,14 +182,14 @@ def filter_tasks(
     base_url: Annotated[
         str | None, typer.Option(help="OpenAI-compatible server of it.", envvar="CODEVISION_BASE_URL")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="How the model writes code.")] = "native",
+    protocol: Annotated[str, PROTOCOL] = "native",
     at_once: Annotated[int, typer.Option(min=1, help="Runs in flight, and kernels.")] = 8,
     quiet: Quiet = False,
 ) -> None:
     """Leave tasks out."""
     import json
 
-    with _named():
+    with resumable():
         from kernel_agent.tasks import filters
         from kernel_agent.tasks.dataset import TASKS, read_tasks, write_tasks
 
@@ -278,26 +276,6 @@ def _member(kind: Any, option: str, value: str) -> Any:
         raise InputError(f"{option} {value}: give one of {', '.join(kind)}") from None
 
 
-@contextlib.contextmanager
-def _named() -> Iterator[None]:
-    """Errors of ours are one line and exit code 1; Ctrl-C is 130."""
-    from kernel_agent.errors import CodeVisionError
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where it was.", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except (CodeVisionError, ImportError) as error:
-        print(f"codevision: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-
-
 def _say(text: str, quiet: bool) -> None:
     if not quiet:
         print(text)
-
-
-def api_key() -> str | None:
-    """The key of the model's server, from the environment."""
-    return os.environ.get("CODEVISION_API_KEY") or None

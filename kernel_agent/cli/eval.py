@@ -1,6 +1,6 @@
-"""`codevision eval` and `codevision endpoint`: thin faces on benchmarks/ and endpoint/.
+"""`codevision eval`: a thin face on benchmarks/.
 
-Exit codes of `eval`: 0 all runs finished, 1 an error that was named, 2 wrong usage, 3 some runs failed, 130 interrupted.
+Exit codes: 0 all runs finished, 1 an error that was named, 2 wrong usage, 3 some runs failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kernel_agent.cli_bar import bar
+from kernel_agent.cli.options import (
+    PROTOCOL,
+    BaseUrl,
+    MaxTokens,
+    ModelName,
+    Seconds,
+    Steps,
+    Temperature,
+    api_key,
+)
+from kernel_agent.cli.terminal import bar, resumable
 
 if TYPE_CHECKING:
     from kernel_agent.benchmarks.evaluation import Evaluation, Options
 
-EVAL_HELP = """Measure a model on a benchmark: orientation, mvtool, ocrbench, chartqapro, vstar, hrbench or mvtoolbench.
+HELP = """Measure a model on a benchmark: orientation, mvtool, ocrbench, chartqapro, vstar, hrbench or mvtoolbench.
 
 [bold]Examples[/bold]
 
@@ -33,12 +43,6 @@ Killed and started again with the same --out it goes on where it was: nothing fi
 report (report.html, report.ipynb) and a notebook for each run; where inspect_ai is installed (kernel-agent\\[eval]) it runs the
 evaluation and its logs are there too (inspect view --log-dir DIR/logs).
 """
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command(name="eval", help=EVAL_HELP)(evaluate)
-    app.command(name="endpoint")(endpoint)
 
 
 def evaluate(
@@ -60,20 +64,16 @@ def evaluate(
     ] = "off",
     limit: Annotated[int | None, typer.Option(min=1, help="Samples; default all (generated: 300).")] = None,
     seed: Annotated[int, typer.Option(help="Of what is generated or shuffled, and of sampling.")] = 0,
-    model: Annotated[
-        str | None, typer.Option(help="Name on the server, or checkpoint.", envvar="CODEVISION_MODEL")
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible server.", envvar="CODEVISION_BASE_URL")
-    ] = None,
+    model: ModelName = None,
+    base_url: BaseUrl = None,
     control_model: Annotated[str | None, typer.Option(help="Model of the control `base`.")] = None,
     control_url: Annotated[str | None, typer.Option(help="Its server; default: --base-url.")] = None,
-    protocol: Annotated[str, typer.Option(help="How the model writes code.")] = "native",
+    protocol: Annotated[str, PROTOCOL] = "native",
     at_once: Annotated[int | None, typer.Option(min=1, help="Runs in flight. Default: 64, in process 4.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Most model calls a run.")] = 12,
-    seconds: Annotated[float, typer.Option(min=1, help="Most seconds a run.")] = 600.0,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens a message.")] = 2048,
+    steps: Steps = 12,
+    seconds: Seconds = 600.0,
+    temperature: Temperature = 0.0,
+    max_tokens: MaxTokens = 2048,
     retries: Annotated[int, typer.Option(min=0, help="Tries again for a run that failed.")] = 1,
     judge_model: Annotated[str | None, typer.Option(help="Judge of answers that the rules count as wrong.")] = None,
     judge_url: Annotated[str | None, typer.Option(help="The judge's server.")] = None,
@@ -81,10 +81,8 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a benchmark and write its report."""
-    from kernel_agent.errors import CodeVisionError
-
     started = time.perf_counter()
-    try:
+    with resumable():
         from kernel_agent.benchmarks import get_benchmark
         from kernel_agent.benchmarks.evaluation import Options, parse_transforms
         from kernel_agent.types import Budget, Sampling
@@ -102,7 +100,7 @@ def evaluate(
             force=force,
             model=model,
             base_url=base_url,
-            api_key=os.environ.get("CODEVISION_API_KEY") or None,
+            api_key=api_key(),
             control_model=control_model,
             control_url=control_url,
             protocol=protocol,
@@ -111,12 +109,6 @@ def evaluate(
             judge=_judge(judge_model, judge_url),
         )
         failed = _run(options, json_to, started, retries=retries, quiet=quiet)
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where it was.", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except (CodeVisionError, ImportError) as error:
-        print(f"codevision: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
     if failed:
         print(f"{failed} runs failed and are left out; the same command tries them again.", file=sys.stderr)
         raise typer.Exit(3)
@@ -185,54 +177,3 @@ def _report(evaluation: Evaluation, json_to: Path | None, started: float, *, qui
             if table.rows:
                 print(table, end="\n\n")
         print(f"Report: {evaluation.out / 'report.html'}", file=sys.stderr)
-
-
-def endpoint(
-    model: Annotated[
-        str | None, typer.Option(help="Name on the server, or checkpoint.", envvar="CODEVISION_MODEL")
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible server of the model.", envvar="CODEVISION_BASE_URL")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 is a free one.")] = 8100,
-    name: Annotated[str | None, typer.Option(help="Name of the model as clients see it.")] = None,
-    at_once: Annotated[int, typer.Option(min=1, help="Runs in flight; more wait.")] = 32,
-    waiting: Annotated[int, typer.Option(min=0, help="Most requests that wait; more get 429.")] = 256,
-    protocol: Annotated[str, typer.Option(help="How the model writes code.")] = "native",
-    steps: Annotated[int, typer.Option(min=1, help="Most model calls a run.")] = 12,
-    seconds: Annotated[float, typer.Option(min=1, help="Most seconds a run.")] = 600.0,
-    save: Annotated[Path | None, typer.Option(help="Folder to keep each run's notebook in.")] = None,
-) -> None:
-    """An OpenAI-compatible server that runs the whole agent and returns the bare final answer.
-
-    Clients send POST /v1/chat/completions with images, as to any model; with CODEVISION_ENDPOINT_KEY set they must send it.
-    """
-    from kernel_agent.errors import CodeVisionError
-
-    try:
-        try:
-            from kernel_agent.endpoint import EndpointOptions, serve
-        except ImportError as error:
-            raise ImportError("The endpoint needs starlette and uvicorn: pip install 'kernel-agent[eval]'.") from error
-        from kernel_agent.types import Budget
-
-        serve(
-            EndpointOptions(
-                model=model,
-                base_url=base_url,
-                api_key=os.environ.get("CODEVISION_API_KEY") or None,
-                client_key=os.environ.get("CODEVISION_ENDPOINT_KEY") or None,
-                name=name,
-                at_once=at_once,
-                waiting=waiting,
-                protocol=protocol,
-                budget=Budget(steps=steps, seconds=seconds),
-                save=save,
-            ),
-            host=host,
-            port=port,
-        )
-    except (CodeVisionError, ImportError, OSError) as error:
-        print(f"codevision: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from kernel_agent.cli.options import Force, SavedRun
+
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
@@ -18,7 +20,7 @@ KEY_VARIABLE = "CODEVISION_SIGNING_KEY"
 
 
 def sign(
-    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
+    notebook: SavedRun,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -50,9 +52,9 @@ def sign(
 
 
 def bundle(
-    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
+    notebook: SavedRun,
     output: Annotated[Path, typer.Option("--output", "-o", help="Zip file to write.")],
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
+    force: Force = False,
 ) -> None:
     """Put a run, its images and versions into one file that codevision audit checks on any machine."""
     from kernel_agent.audit.bundle import write_bundle

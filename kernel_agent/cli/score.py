@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kernel_agent.cli.options import OneObject, SavedRun
+from kernel_agent.cli.terminal import named, plain
 
 if TYPE_CHECKING:
     from kernel_agent.rewards import Score
@@ -22,39 +25,28 @@ The task is one JSON object as in a data set's tasks.jsonl. Answers that the rul
 """
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of `app`."""
-    app.command(name="score", help=HELP)(score)
-
-
 def score(
-    run: Annotated[Path, typer.Argument(help="RUN.ipynb of a saved run.")],
+    run: SavedRun,
     task: Annotated[Path, typer.Option(help="JSON file of the task: question, answers, target, required operations.")],
     rewards: Annotated[str, typer.Option(help="default, paper or reference.")] = "default",
     judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible server of a judge, up to /v1.")] = None,
     judge_model: Annotated[str | None, typer.Option(help="Its model, where it serves several.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: OneObject = False,
 ) -> None:
     """Score one run."""
-    from kernel_agent.errors import CodeVisionError
     from kernel_agent.rewards import Judge
     from kernel_agent.rewards import score as compute
     from kernel_agent.tasks.dataset import read_task
     from kernel_agent.trajectory import Trajectory
 
-    judge: Judge | None = None
-    try:
+    with named(), contextlib.ExitStack() as stack:
+        judge: Judge | None = None
         if judge_url is not None:
             from kernel_agent.models import OpenAIModel
 
             judge = Judge(OpenAIModel(judge_model, base_url=judge_url))
+            stack.callback(judge.close)
         found = compute(read_task(task), Trajectory.load(run), rewards, judge=judge)
-    except CodeVisionError as error:
-        print(f"codevision: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    finally:
-        if judge is not None:
-            judge.close()
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:
@@ -72,14 +64,7 @@ def _show(found: Score) -> None:
     table.add_column("why")
     for one in found.components:
         numbers = [f"{one.value:.3f}", f"{one.weight:g}", f"{one.contribution:+.3f}"]
-        table.add_row(one.name, *numbers, Text(_plain(one.explanation)))
+        table.add_row(one.name, *numbers, Text(plain(one.explanation)))
     table.add_section()
-    table.add_row("total", "", "", f"{found.total:+.3f}", Text(_plain(found.verdict.explanation)))
+    table.add_row("total", "", "", f"{found.total:+.3f}", Text(plain(found.verdict.explanation)))
     Console().print(table)
-
-
-def _plain(text: str) -> str:
-    """What a model wrote, without codes that would steer the terminal."""
-    from kernel_agent.session.outputs import clean_text
-
-    return clean_text(text)

@@ -1,10 +1,49 @@
-"""A progress bar for commands that do many things."""
+"""What every command says in the same way: errors that have a name, interrupts, text of others, progress."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+
+import typer
+
+
+@contextlib.contextmanager
+def named(*more: type[Exception]) -> Iterator[None]:
+    """An error of ours, or one of `more`, is one line and exit code 1."""
+    from kernel_agent.errors import CodeVisionError
+
+    kinds: tuple[type[Exception], ...] = (CodeVisionError, *more)
+    try:
+        yield
+    except kinds as error:
+        print(f"codevision: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def interrupted(then: str = "") -> Iterator[None]:
+    """Ctrl-C is one line, with `then` at its end, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("codevision: Interrupted." + then, file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """`named` and `interrupted`, of work that the same command takes up again; what is not installed has a name too."""
+    with interrupted(" The same command goes on where it was."), named(ImportError):
+        yield
+
+
+def plain(text: str) -> str:
+    """What a model or a file says, without codes that would steer the terminal."""
+    from kernel_agent.session.outputs import clean_text
+
+    return clean_text(text)
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def test_ctrl_c_is_quiet_and_the_same_command_goes_on(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert rest.splitlines()[-1].startswith("Interrupted.")
+    assert rest.splitlines()[-1].startswith("codevision: Interrupted.")
     assert "Traceback" not in rest
     again = subprocess.run(given, capture_output=True, text=True, check=True)
     assert re.search(r"2000 tasks in .*, \d+ of them from before", again.stdout)
