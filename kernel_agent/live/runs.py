@@ -58,7 +58,7 @@ class Runs:
         self.max_live = max_live
         self._choose = choose or self._choose_model
         self._api_key = api_key
-        self._models: dict[tuple[str | None, str | None], Model] = {}
+        self._models: dict[tuple[str | None, str | None], asyncio.Future[Model]] = {}
         self._live: dict[str, LiveRun] = {}
         self._saved: dict[Path, Saved] = {}
 
@@ -127,10 +127,12 @@ class Runs:
         return server is None or server == self.defaults.base_url
 
     async def _model(self, options: RunOptions) -> Model:
+        """The options' model, loaded once for all who ask, also at once; one that could not be had is tried again."""
         key = (options.model, options.base_url)
         if key not in self._models:
-            self._models[key] = await asyncio.to_thread(self._choose, *key)
-        return self._models[key]
+            self._models[key] = loading = asyncio.ensure_future(asyncio.to_thread(self._choose, *key))
+            loading.add_done_callback(lambda done: done.exception() and self._models.pop(key, None))
+        return await asyncio.shield(self._models[key])  # a caller that is cancelled leaves it to the others
 
     def _choose_model(self, model: str | None, base_url: str | None) -> Model:
         ours = base_url == self.defaults.base_url
@@ -210,4 +212,10 @@ class Runs:
             run.do("close")
         models, self._models = list(self._models.values()), {}
         for model in models:
-            asyncio.run_coroutine_threadsafe(model.aclose(), background_loop()).result(10)
+            closing = asyncio.run_coroutine_threadsafe(_let_go(model), background_loop())
+            if model.done():
+                closing.result(10)
+
+
+async def _let_go(model: asyncio.Future[Model]) -> None:
+    await (await model).aclose()
