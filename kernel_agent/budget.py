@@ -7,7 +7,18 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from kernel_agent import prompts
-from kernel_agent.types import Budget, CellResult, Completion, ImagePart, Json, Message, StopReason, TextPart
+from kernel_agent.types import (
+    Action,
+    Budget,
+    CellResult,
+    Completion,
+    ImagePart,
+    Json,
+    Malformed,
+    Message,
+    StopReason,
+    TextPart,
+)
 
 
 class Spending:
@@ -70,8 +81,9 @@ class Spending:
         self.steps += 1
         self.tokens += completion.usage.completion_tokens
 
-    def cell(self, cell: CellResult | None) -> None:
-        """Count a cell's images."""
+    def done(self, action: Action, cell: CellResult | None) -> None:
+        """Count what a step did: a message that cannot be read, a cell's images."""
+        self.malformed = self.malformed + 1 if isinstance(action, Malformed) else 0
         if cell is not None:
             self.images += len(cell.images)
             self.refused = any(event.kind == "images_refused" for event in cell.events)

@@ -81,10 +81,16 @@ class Conversation:
         return await self._turn(self._spending(), watch, steering, instead)
 
     def _spending(self) -> Spending:
-        turn_began = self.trajectory.turns[-1].first_step
-        spent = Spending(self.session.budget, images=sum(image.origin != "input" for image in self.session.images))
-        for step in self.trajectory.steps[turn_began:]:  # of a branch
+        """What the open turn has spent of its budget but for time: in a branch, what it had spent by then."""
+        steps = self.trajectory.steps[self.trajectory.turns[-1].first_step :]
+        made = sum(image.origin != "input" for image in self.session.images)
+        spent = Spending(self.session.budget, images=made - sum(len(step.images) for step in steps))
+        spent.notice()
+        for step in steps:
+            spent.show(step.new_messages)
             spent.add(step.completion)
+            spent.done(step.action, step.cell)
+            spent.notice()
         return spent
 
     async def _turn(
@@ -159,9 +165,10 @@ class Conversation:
         report: tuple[Part, ...] = ()
         status = Status.MALFORMED
         reason = StopReason.ANSWER if isinstance(action, Answer) else spent.over
-        watch(ActionRead(step=index, thought=parsed.thought, action=action, runs=reason is None))
+        runs = reason is None or instead is not None  # what a person wrote runs also as a turn's last step
+        watch(ActionRead(step=index, thought=parsed.thought, action=action, runs=runs))
         try:
-            if isinstance(action, RunCode) and reason is None:
+            if isinstance(action, RunCode) and runs:
                 decision = await self._decide(spent, steering, instead, index, action)
                 edited = decision is not None and decision.code not in (None, action.code)
                 if decision is not None and decision.code is None:
@@ -176,19 +183,18 @@ class Conversation:
                         cell = await self.session.arun(action.code, image_index=action.image_index)
                     finally:
                         cell = next(iter(self.session.cells[ran:]), None)
-                    spent.cell(cell)
                     if cell is not None:
                         status = cell.status
                         report = (*prompts.edited_report(action.code, edited), *prompts.cell_report(cell, known))
             elif isinstance(action, Malformed):
                 report = prompts.malformed_report(action)
-            spent.malformed = spent.malformed + 1 if isinstance(action, Malformed) else 0
+            spent.done(action, cell)
             if reason is None:
                 reason = spent.hard_limit()
         finally:
             observation = None
             if report:
-                report = (*report, *spent.notice())
+                report = (*report, *(spent.notice() if reason is None else ()))
                 observation = Observation(status=status, content=report)
                 self._new += protocol.observe(completion, report)
             step = Step(

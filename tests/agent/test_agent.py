@@ -14,6 +14,7 @@ from kernel_agent import Agent, Budget, KernelOptions, Sampling, Status, StopRea
 from kernel_agent.errors import ImageError, InputError, KernelError, ModelError, ModelRefused, StorageError
 from kernel_agent.models import ScriptedModel
 from kernel_agent.notices import ActionRead, CellStarted, Notice, StepDone, TextWritten
+from kernel_agent.steering import Decision, Instead
 from kernel_agent.types import Answer, Completion, ImagePart, Malformed, Request, RunCode, TextPart, ToolCall, Usage
 
 
@@ -118,6 +119,22 @@ def test_the_last_message_is_announced_and_its_code_not_run(picture: Image.Image
     assert "your last message" in said(model.requests[1])
     assert trajectory.steps[1].cell is None
     assert [event.kind for event in trajectory.events] == ["kernel_started", "turn_cut"]
+
+
+async def test_a_branch_has_spent_what_its_steps_spent(picture: Image.Image) -> None:
+    model = ScriptedModel([TURN, TURN, ANSWER])
+    agent = Agent(model, budget=Budget(pixels=picture.width * picture.height))
+    conversation = agent.converse((picture,))
+    trajectory = await conversation.ask("What is written?")
+    assert trajectory.stop_reason is StopReason.PIXEL_LIMIT  # step 1 was the last message
+    branch = await conversation.branch(1, in_turn=True)
+    instead = Instead(completion=trajectory.steps[1].completion, decision=Decision(code="print('edited')"))
+    edited = await branch.resume(instead)
+    assert (len(edited.steps), edited.stop_reason) == (2, StopReason.PIXEL_LIMIT)
+    assert edited.steps[1].cell is not None
+    assert len(model.requests) == 2
+    await branch.aclose()
+    await conversation.aclose()
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,27 @@ def test_edit_and_continue(runs_of: Callable[..., Runs], picture: Image.Image) -
         run.do("edit", step=2, code="1")
 
 
+@pytest.mark.parametrize(("steps", "last"), [(1, 0), (2, 1)])
+def test_an_edit_of_the_last_step_stays_within_the_budget(
+    runs_of: Callable[..., Runs], picture: Image.Image, steps: int, last: int
+) -> None:
+    runs = runs_of(*[CROP, TURN][:steps], DONE, defaults=RunOptions(steps=steps))
+    run = runs.start("What colour?", [picture])
+    assert run.wait().stop_reason is StopReason.STEP_LIMIT
+    assert run.trajectory.steps[last].cell is None  # the model was told to answer, so its code did not run
+    branch = run.do("edit", step=last, code="print('edited')")
+    assert branch is not None
+    trajectory = branch.wait()
+    assert (len(trajectory.steps), trajectory.stop_reason) == (steps, StopReason.STEP_LIMIT)
+    told = trajectory.steps[last].observation
+    assert told is not None
+    assert "edited" in told.text
+    assert "last message" not in told.text  # the turn is over: there is none
+    branch.do("ask", question="So?")  # a new turn has a budget of its own
+    assert branch.wait().answer == "red"
+    assert not [finding for finding in trajectory.audit().findings if finding.outcome == "fails"]
+
+
 def test_a_fork_shares_the_state_and_parts(runs_of: Callable[..., Runs], picture: Image.Image) -> None:
     runs = runs_of(CROP, DONE, TURN, DONE, TURN, DONE, folder=False)
     run = runs.start("?", [picture])
