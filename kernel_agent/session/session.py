@@ -18,16 +18,17 @@ later kill (the event `cells_replayed` lists such cells), or any isolation beyon
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from kernel_agent.blocking import run_blocking
-from kernel_agent.errors import ImageError, KernelError
+from kernel_agent.errors import KernelError
 from kernel_agent.session.cells import cell_source
 from kernel_agent.session.channel import KernelChannel
 from kernel_agent.session.dialogue import KernelDied
@@ -35,17 +36,17 @@ from kernel_agent.session.forking import Forked, Lease, NotForked, attach, fork
 from kernel_agent.session.images import (
     LoadedImage,
     ViewBounds,
-    decode_output,
     load_image,
     make_view,
     normalise,
     pixel_sha256,
 )
+from kernel_agent.session.images_shown import ShownImages
+from kernel_agent.session.ladder import run_cell, through_cancels
 from kernel_agent.session.outputs import OutputCollector
-from kernel_agent.session.pixels import Exact, Files, Pixels, Room
+from kernel_agent.session.replay import REPLAY_FACTOR, ended_by_itself, replay
 from kernel_agent.session.slots import OwnSlot, Slot
 from kernel_agent.types import (
-    Affine,
     Budget,
     CellResult,
     Event,
@@ -61,13 +62,8 @@ if TYPE_CHECKING:
 
     from kernel_agent.session.pool import KernelPool
 
-GRACE_SECONDS = 2.0
-"""How long an interrupted cell has to end before the kernel is killed."""
-
 RECOVERY_SECONDS = 60.0
 """How long it may take to start a kernel and hand it the images."""
-REPLAY_FACTOR = 3.0
-"""How many times longer than at first the cells run again may take."""
 SETTLE_SECONDS = 5.0
 """How long a kernel has to put its images right after it sent some that were refused, before it is killed."""
 
@@ -115,13 +111,12 @@ class Session:
         self.events: list[Event] = []
         self._allow_http = allow_http
         self._pil: dict[int, Image.Image] = {}
-        self._exact, self._room = Exact(), Room()
+        self._shown = ShownImages(names=names, encoding=encoding, bounds=self.bounds, max_pixels=max_pixels)
         self._channel: KernelChannel | None = None
         self._pool = pool
         self._slot: Slot | None = None
         self._lease: Lease | None = None
         self._lock, self._process = asyncio.Lock(), os.getpid()
-        self._max_images = 0
         self.add_images(images)
 
     # ------------------------------------------------------------------ images
@@ -193,7 +188,7 @@ class Session:
         if self._channel is not None and self._channel.broken is not None:  # it died between cells
             self._log("kernel_died", **self._channel.broken.facts)
         await self._drop()
-        ran = sum(cell.seconds for cell in self.cells if _good(cell))
+        ran = sum(cell.seconds for cell in self.cells if ended_by_itself(cell))
         seconds = RECOVERY_SECONDS + REPLAY_FACTOR * ran
         slot = await self._reserve()
         try:
@@ -215,21 +210,22 @@ class Session:
         channel = await slot.kernel()
         self._channel, self._lease = channel, Lease(channel, slot=slot)
         inputs = [image.index for image in self.images if image.origin == "input"]
-        self._max_images = max(len(inputs) + self.budget.images, len(self.images))
+        self._shown.limit = max(len(inputs) + self.budget.images, len(self.images))
         await self._call(
             "start",
             inputs,
             pattern=self.names.pattern,
             first=self.names.first,
             saved_files=self.names.saved_files,
-            max_images=self._max_images,
+            max_images=self._shown.limit,
             max_pixels=self.max_pixels,
             output_chars=self.budget.output_chars,
             raw=True,
             seed=self.seed,
         )
         if self.cells:
-            await self._replay()
+            await replay(channel, self.cells, len(inputs), collector=self._collector, call=self._call, log=self._log)
+            self._shown.exact.clear()
         return channel
 
     def _part_from_parent(self) -> None:
@@ -326,39 +322,18 @@ class Session:
         known = len(self.events)
         channel = await self._start()
         started = time.perf_counter()
-        collector = OutputCollector(
-            next_index=len(self.images), limit=self.budget.output_chars, take_image=self._take_output
-        )
+        collector = self._collector(len(self.images))
         collector.events += self.events[known:]  # the kernel before had died: this cell meets the state run again
         del self.events[known:]
-        status = Status.OK
-        count: int | None = None
-        cancelled = False
-        running = asyncio.ensure_future(channel.execute(source, collector))
-        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may end when nobody waits
-        try:
-            async with asyncio.timeout(seconds):
-                reply = await asyncio.shield(running)
-            count = reply["content"].get("execution_count")
-            status = Status.ERROR if reply["content"].get("status") != "ok" or collector.failed else Status.OK
-        except (TimeoutError, asyncio.CancelledError) as stop:
-            cancelled = isinstance(stop, asyncio.CancelledError)
-            collector.event("interrupted", why="cancelled" if cancelled else "timeout", after=round(seconds, 3))
-            stopping = asyncio.ensure_future(self._stop_cell(channel, running, collector))
-            cancelled = await _through_cancels(stopping) or cancelled
-            status = stopping.result()
-            if status is Status.TIMEOUT:
-                count = running.result()["content"].get("execution_count")
-        except KernelDied as died:
-            collector.event("kernel_died", **died.facts)
-            status = Status.KILLED
+        ended = await run_cell(channel, source, collector, seconds)
+        status, cancelled = ended.status, ended.cancelled
         if status not in (Status.OK, Status.ERROR) or collector.unsettled:  # they have to come back from the images
-            collector.images = self._exact.restore(collector.images)
-        self._exact.clear()
+            collector.images = self._shown.exact.restore(collector.images)
+        self._shown.exact.clear()
         self.images += collector.images
         if status is Status.TIMEOUT or (collector.unsettled and status is not Status.KILLED):
             settling = asyncio.ensure_future(self._settle(collector))
-            cancelled = await _through_cancels(settling) or cancelled
+            cancelled = await through_cancels(settling) or cancelled
             status = status if settling.result() else Status.KILLED
         try:
             if status is Status.KILLED:
@@ -371,7 +346,7 @@ class Session:
                 status=status,
                 outputs=collector.outputs(),
                 images=tuple(collector.images),
-                execution_count=count,
+                execution_count=ended.execution_count,
                 seconds=time.perf_counter() - started,
                 events=tuple(collector.events),
             )
@@ -380,31 +355,9 @@ class Session:
             raise asyncio.CancelledError
         return cell
 
-    async def _stop_cell(
-        self, channel: KernelChannel, running: asyncio.Future[Any], collector: OutputCollector
-    ) -> Status:
-        """SIGINT, more of them where the cell goes on. TIMEOUT where it ended, KILLED where the kernel has to go.
-
-        One alone may be lost: just before the code begins, or in a callback of the garbage collector.
-        """
-        try:
-            async with asyncio.timeout(GRACE_SECONDS):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(collector.begun.wait(), GRACE_SECONDS / 4)
-                await channel.interrupt()
-                for part in (1 / 2, 1 / 4):
-                    if (await asyncio.wait([running], timeout=GRACE_SECONDS * part))[0]:
-                        break
-                    collector.event("interrupted_again")
-                    await channel.interrupt()
-                await asyncio.shield(running)
-        except TimeoutError:
-            collector.event("kernel_killed", why=f"the cell did not end within {GRACE_SECONDS} s of the interrupt")
-            return Status.KILLED
-        except KernelDied as died:
-            collector.event("kernel_died", **died.facts)
-            return Status.KILLED
-        return Status.TIMEOUT
+    def _collector(self, next_index: int) -> OutputCollector:
+        take = partial(self._shown.take, f"cell {len(self.cells)}")
+        return OutputCollector(next_index=next_index, limit=self.budget.output_chars, take_image=take)
 
     async def _settle(self, collector: OutputCollector) -> bool:
         """Make the kernel hold what was taken in of this cell and nothing else; False where it cannot be brought to."""
@@ -417,39 +370,21 @@ class Session:
             collector.event("kernel_killed", why=f"its images could not be set right ({error or 'no answer'})")
             return False
 
-    def _take_output(
-        self, source: Pixels | bytes, index: int, parent: int | None, affine: Affine | None
-    ) -> KernelImage:
-        """An image from its pixels; from a file only by its pixels, so that nothing else in it is kept."""
-        if index >= self._max_images:  # the kernel counts too, unless the code changed that
-            raise ImageError(f"image {index} is over the limit of {self._max_images} images")
-        if isinstance(source, bytes):
-            source = Pixels.of(decode_output(source, max_pixels=self.max_pixels))
-        width, height = source.size
-        if width * height > self.max_pixels:
-            raise ImageError(f"an image of {width * height:,} pixels; the limit is {self.max_pixels:,}")
-        files = Files(source, self.encoding, self.bounds)
-        if not files.lossless:
-            self._exact.keep(index, source)
-        image = KernelImage.later(
-            files,
-            index=index,
-            name=self.names(index),
-            mime=files.mime,
-            size=source.size,
-            pixel_sha256=source.sha256(),
-            view_mime=files.view_mime,
-            view_size=files.view_size,
-            parent=parent,
-            affine=affine,
-            origin=f"cell {len(self.cells)}",
-            lossless=files.lossless,
-        )
-        if not self._room.holds(files, source):
-            image.data, image.view  # noqa: B018 (made now, so that the pixels can go)
-        return image
+    async def _recover(self, collector: OutputCollector) -> None:
+        """Start anew with the state from before this cell, then give back the pictures this cell has shown."""
+        known = len(self.events)
+        await self._start()
+        collector.event("kernel_restarted")
+        collector.events += self.events[known:]
+        del self.events[known:]  # they belong to the cell
+        if collector.images:
+            try:
+                await self._call("restore", [image.index for image in collector.images])
+            except BaseException:
+                await self._drop()
+                raise
 
-    # ------------------------------------------------------------------ recovery and replay
+    # ------------------------------------------------------------------ another's state
 
     def resume_from(self, images: Sequence[KernelImage], cells: Sequence[CellResult]) -> None:
         """Take over what another session held and ran; the start runs the cells again. Only before a start.
@@ -502,7 +437,7 @@ class Session:
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            await _through_cancels(making)
+            await through_cancels(making)
             if making.exception() is None:
                 await making.result().aclose()
             raise
@@ -576,78 +511,11 @@ class Session:
         twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
         twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
         twin._channel = twin._lease = twin._slot = None
-        twin._exact, twin._room = Exact(), Room()
+        twin._shown = replace(self._shown)  # without the pixels it holds
         return twin
-
-    async def _recover(self, collector: OutputCollector) -> None:
-        """Start anew with the state from before this cell, then give back the pictures this cell has shown."""
-        known = len(self.events)
-        await self._start()
-        collector.event("kernel_restarted")
-        collector.events += self.events[known:]
-        del self.events[known:]  # they belong to the cell
-        if collector.images:
-            try:
-                await self._call("restore", [image.index for image in collector.images])
-            except BaseException:
-                await self._drop()
-                raise
-
-    async def _replay(self) -> None:
-        """Run again every cell that ended by itself; give back the images of those that did not."""
-        count = sum(image.origin == "input" for image in self.images)
-        for number, cell in enumerate(self.cells):
-            if _good(cell):
-                await self._run_again(number, cell, count)
-            elif cell.images:
-                await self._call("restore", [image.index for image in cell.images])
-            if not _good(cell) and cell.execution_count is not None:
-                await self._call("skip", [], count=cell.execution_count, source=cell.source)
-            count += len(cell.images)
-        self._exact.clear()
-        left_out = [number for number, cell in enumerate(self.cells) if cell.status is Status.TIMEOUT]
-        self._log(
-            "cells_replayed", count=sum(map(_good, self.cells)), **({"interrupted": left_out} if left_out else {})
-        )
-
-    async def _run_again(self, number: int, cell: CellResult, count: int) -> None:
-        """Run a good cell again in a kernel that holds `count` images; then it holds those the cell made at first."""
-        assert self._channel is not None
-        again = OutputCollector(next_index=count, limit=self.budget.output_chars, take_image=self._take_output)
-        try:
-            async with asyncio.timeout(10 + REPLAY_FACTOR * cell.seconds):
-                await self._channel.execute(cell.source, again)
-        except (TimeoutError, KernelDied) as error:
-            slow = f"it took {cell.seconds:.1f} s at first and {REPLAY_FACTOR:g} times that and 10 s now"
-            raise KernelError(
-                f"The kernel's state could not be brought back: cell {number} did not run again "
-                f"({str(error) or slow}). Start a new session from the images."
-            ) from error
-        pairs = zip(cell.images, again.images, strict=False)
-        differing = [old.name for old, new in pairs if old.pixel_sha256 != new.pixel_sha256]
-        if differing or len(again.images) != len(cell.images):
-            self._log("replay_differs", cell=number, images=differing, count=len(again.images))
-        if differing or again.unsettled or len(again.images) != len(cell.images):
-            await self._call("settle", [image.index for image in cell.images], first=count)
 
     def _log(self, kind: str, **data: Any) -> None:
         self.events.append(Event(kind=kind, time=time.time(), data=data))
-
-
-def _good(cell: CellResult) -> bool:
-    """Whether a cell ended by itself, so that it can be run again."""
-    return cell.status in (Status.OK, Status.ERROR)
-
-
-async def _through_cancels(work: asyncio.Future[Any]) -> bool:
-    """Wait for work that is short and must end; returns whether somebody cancelled meanwhile."""
-    cancelled = False
-    while not work.done():
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancelled = True
-    return cancelled
 
 
 def _ignore(message: object) -> None:

@@ -314,12 +314,12 @@ def test_pixels_wait_only_up_to_a_limit_and_go_once_files_are_made() -> None:
     assert room.used == 4000
     with Session() as session:
         (first,) = session.run("PIL.Image.new('L', (100, 80))").images
-        assert session._room.used == 8000
+        assert session._shown.room.used == 8000
         assert first.data
         assert first.view
-        assert session._room.used == 0
+        assert session._shown.room.used == 0
         made = session.run("for _ in range(7): display(PIL.Image.new('RGB', (3000, 2000)))").images
-        assert session._room.used == 5 * 18_000_000
+        assert session._shown.room.used == 5 * 18_000_000
         assert [pixel_sha256(image.to_pil()) == image.pixel_sha256 for image in made] == [True] * 7
 
 
