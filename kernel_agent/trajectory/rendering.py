@@ -1,4 +1,4 @@
-"""A run as a short piece of static HTML for a notebook's output: no script, no style sheet, everything escaped."""
+"""A run as a short piece of static HTML for a notebook's output: no script, everything escaped, one rule of style."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from kernel_agent.types import KernelImage, Malformed, RunCode, Status, Step
 _SIDE = 160
 _CHARACTERS = 600
 _STEPS = 30
+_STYLE = (  # JupyterLab's word that a widget before it has no kernel any more: this is what stands in its place
+    "<style>.jp-OutputArea-child:has(> .jupyter-widgets):not(:has(> .jupyter-widgets *)):has(~ * .codevision-static)"
+    "{display: none}</style>"
+)
 
 
 def to_html(state: State) -> str:
@@ -33,7 +37,7 @@ def to_html(state: State) -> str:
             out.append(
                 f"<p><em>{'still running' if turn.stop_reason is None else f'ended by {turn.stop_reason}'}</em></p>"
             )
-    return "".join([*out, "</div>"])
+    return "".join([*out, _STYLE, "</div>"])
 
 
 def _step(step: Step) -> str:

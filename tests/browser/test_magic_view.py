@@ -85,6 +85,9 @@ def test_the_view_shows_all_and_the_saved_notebook_keeps_a_static_rendering(open
     page.reload()
     expect(page.locator(".codevision-static")).to_be_visible(timeout=60_000)
     expect(page.locator(".codevision-static")).to_contain_text("K7P2")
+    error = page.get_by_text("Error displaying widget: model not found")
+    expect(error).to_have_count(1)
+    expect(error).to_be_hidden()
 
 
 def test_approve_edit_and_refuse_while_the_cell_runs(opened: Open) -> None:

@@ -12,6 +12,7 @@ from making import HEADER, cell_step, crop_run, kernel_image, noise, random_text
 
 from kernel_agent.trajectory import Trajectory, inert
 from kernel_agent.trajectory.rendering import to_html
+from kernel_agent.trajectory.state import State
 from kernel_agent.types import Answer, Completion, Malformed, Step, StopReason
 
 HOSTILE = [
@@ -133,9 +134,12 @@ def test_a_whole_hostile_notebook_is_inert(tmp_path: Path) -> None:
 
 def test_the_static_rendering_is_inert() -> None:
     tags = Tags()
-    tags.feed(to_html(hostile_run()._state))
+    page = to_html(hostile_run()._state)
+    tags.feed(page)
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert style == (empty := to_html(State(run_id="", header={})))[empty.index("<style>") : empty.index("</style>")]
     assert {tag for tag, _ in tags.seen} <= {
-        *("div", "p", "strong", "br", "img", "small", "details", "summary", "pre", "em", "span")
+        *("div", "p", "strong", "br", "img", "small", "details", "summary", "pre", "em", "span", "style")
     }
     for _, attributes in tags.seen:
         assert set(attributes) <= {"src", "alt", "class"}
