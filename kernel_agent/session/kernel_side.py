@@ -424,7 +424,7 @@ def _hold(inputs: list[Mapping[str, Any]]) -> None:
 
 
 def open_notebook(run_id: str, *, folder: str = ".", **options: Any) -> list[Image.Image]:
-    """Set up any Python kernel to re-run a saved notebook; returns its input images.
+    """Set up any Python kernel to re-run a saved notebook: show its input images, and return them.
 
     The inputs come from the notebook with this run id in `folder`. Raises TrajectoryError where there is none.
     `options` are `Kernel`'s (image names of the protocol).
@@ -432,7 +432,7 @@ def open_notebook(run_id: str, *, folder: str = ".", **options: Any) -> list[Ima
     from IPython.core.getipython import get_ipython
 
     from kernel_agent.session.images import load_image
-    from kernel_agent.trajectory.inputs import find_inputs, find_skipped
+    from kernel_agent.trajectory.inputs import find_inputs, find_skipped, find_views
 
     global _kernel
     shell = get_ipython()
@@ -443,4 +443,6 @@ def open_notebook(run_id: str, *, folder: str = ".", **options: Any) -> list[Ima
     _kernel.skipped = {index: load_image(data).pil for index, data in skipped.items()}
     for data in find_inputs(run_id, Path(folder)):
         _kernel.hold(load_image(data).pil)
+    for shown, metadata in find_views(run_id, Path(folder)):
+        _kernel.publish(shown, metadata)
     return list(_kernel.held)

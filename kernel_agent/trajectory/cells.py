@@ -4,7 +4,7 @@ A step is one Markdown cell (the thought) and, where code ran, the real code cel
 record lies in the last of the two. Image bytes: an input's original is an attachment of the first question (the kernel
 finds it there when the notebook is run again), an output's is the cell's output. The model's view, where it was
 resized, lies in the metadata (`views`), which survives "clear outputs" and re-running; no viewer shows it. What the setup
-cell shows are copies of the views, because GitHub shows outputs but no attachments; nothing is ever read from them.
+cell shows, also when it is run again, are copies of the views, because GitHub shows outputs but no attachments; nothing is ever read from them.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 from kernel_agent.errors import TrajectoryError
 
 _KEY = "codevision"
+_SHOWN = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 
 
 def find_inputs(run_id: str, folder: str | Path) -> list[bytes]:
@@ -28,7 +29,7 @@ def find_inputs(run_id: str, folder: str | Path) -> list[bytes]:
     problem = ""
     for path, notebook in _notebooks(run_id, folder):
         try:
-            return _attachments(notebook)
+            return [data for _, data, _ in _inputs(notebook)]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             problem = f"{path.name} is that run, but its input images cannot be read ({error}). "
     raise TrajectoryError(
@@ -36,6 +37,20 @@ def find_inputs(run_id: str, folder: str | Path) -> list[bytes]:
         " cell: keep that cell as it was saved, and run the notebook from the folder it lies in. A copy that needs no file"
         " beside it: codevision export RUN.ipynb -o COPY.ipynb"
     )
+
+
+def find_views(run_id: str, folder: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The inputs as the model sees them, to be displayed: (data, metadata) of each. Raises TrajectoryError as `find_inputs` does."""
+    found = []
+    for _, notebook in _notebooks(run_id, Path(folder)):
+        for image, _, view in _inputs(notebook):
+            if image["view_mime"] in _SHOWN:
+                width, height = image["size"]
+                note = {key: image[key] for key in ("index", "name", "size", "pixel_sha256")}
+                data = {image["view_mime"]: view, "text/plain": f"{image['name']}: {width} × {height} px"}
+                found.append((data, {_KEY: note}))
+        break
+    return found
 
 
 def find_skipped(run_id: str, folder: str | Path) -> dict[int, bytes]:
@@ -69,7 +84,8 @@ def _notebooks(run_id: str, folder: Path) -> Iterator[tuple[Path, Any]]:
             continue  # unreadable, empty, or no notebook of ours
 
 
-def _attachments(notebook: Any) -> list[bytes]:
+def _inputs(notebook: Any) -> list[tuple[Any, bytes, bytes]]:
+    """(record, file, view) of each input."""
     for cell in notebook["cells"]:
         record = cell["metadata"].get(_KEY, {})
         if record.get("kind") != "question" or "images" not in record:
@@ -82,7 +98,8 @@ def _attachments(notebook: Any) -> list[bytes]:
             data = _decode(next(iter(cell["attachments"][name].values())))
             if hashlib.sha256(data).hexdigest() != image["data_sha256"]:
                 raise ValueError(f"the attachment {name} was replaced by another image")
-            found.append(data)
+            resized = record.get("views", {}).get(image["view_sha256"])
+            found.append((image, data, data if resized is None else _decode(resized)))
         return found
     raise ValueError("its first cell is gone")
 

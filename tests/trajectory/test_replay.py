@@ -19,7 +19,7 @@ from kernel_agent.errors import TrajectoryError
 from kernel_agent.session.images import load_image, pixel_sha256
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.trajectory.export import self_contained, write_self_contained
-from kernel_agent.trajectory.inputs import find_inputs, find_skipped
+from kernel_agent.trajectory.inputs import find_inputs, find_skipped, find_views
 from kernel_agent.types import ErrorOutput, ImageOutput, KernelImage, Status, StopReason, TextOutput
 
 FOLDER = Path(__file__).parent
@@ -134,6 +134,9 @@ def test_a_saved_run_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     run = cells_run()
     notebook = run_again(run.save(tmp_path / "run.ipynb"), monkeypatch)
     compare(run, notebook)
+    saved = nbformat.read(tmp_path / "run.ipynb", as_version=4).cells[1]
+    assert (saved.id, len(saved.outputs)) == ("setup", 2)
+    assert notebook.cells[1].outputs == saved.outputs  # what GitHub shows of the inputs
     again = Trajectory.load(tmp_path / "again.ipynb")
     assert [image.pixel_sha256 for image in again.images] == [image.pixel_sha256 for image in run.images]
     assert again.messages == run.messages
@@ -208,6 +211,9 @@ def test_inputs_are_found_by_run_id(tmp_path: Path) -> None:
     path.rename(tmp_path / "renamed.ipynb")
     assert find_inputs(run.run_id, str(tmp_path)) == expected
     assert find_skipped(run.run_id, tmp_path) == {3: run.images[3].data}
+    views = [image.view for image in run.images[:2]]
+    assert views != expected
+    assert [data["image/png"] for data, _ in find_views(run.run_id, tmp_path)] == views
     nbformat.write(nbformat.read(tmp_path / "renamed.ipynb", as_version=4), tmp_path / "renamed.ipynb")
     assert find_inputs(run.run_id, tmp_path) == expected
     shutil.move(tmp_path / "renamed.ipynb", tmp_path / "kept")
