@@ -38,6 +38,7 @@ from kernel_agent.types import (
     StopReason,
     TextPart,
 )
+from kernel_agent.waiting import end
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
@@ -120,7 +121,7 @@ class Conversation:
             if reason not in (None, StopReason.ANSWER, StopReason.MODEL_ERROR, StopReason.KERNEL_ERROR):
                 trajectory.add_event(_event("turn_cut", reason=str(reason), **spent.as_data()))
             trajectory.end_turn(answer=answer, stop_reason=reason or StopReason.CRASHED)
-            await _settle(starting)
+            await end(starting)  # its failure was raised where the kernel was needed
         return trajectory
 
     async def _start(self) -> None:
@@ -276,10 +277,3 @@ def check_question(question: str) -> None:
 
 def _event(kind: str, **data: Json) -> Event:
     return Event(kind=str(kind), time=time.time(), data=data)
-
-
-async def _settle(starting: asyncio.Future[None]) -> None:
-    """Let a kernel start end either way; its failure was raised where the kernel was needed."""
-    if not starting.done():
-        starting.cancel()
-    await asyncio.gather(starting, return_exceptions=True)

@@ -11,6 +11,7 @@ from kernel_agent.benchmarks.evaluation import Evaluation
 from kernel_agent.benchmarks.results import Column
 from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import CodeVisionError, StorageError
+from kernel_agent.waiting import all_of
 
 
 def run(evaluation: Evaluation, *, retries: int = 1, progress: Callable[[int], None] = lambda done: None) -> int:
@@ -41,16 +42,10 @@ async def _run(evaluation: Evaluation, retries: int, progress: Callable[[int], N
             done += 1
             progress(done)
 
-    runs = [
-        asyncio.ensure_future(one(column, sample))
+    await all_of(
+        one(column, sample)
         for column in evaluation.columns
         for sample in evaluation.samples.values()
         if (column.name, sample.id) not in evaluation.journal.done
-    ]
-    try:
-        await asyncio.gather(*runs)
-    finally:
-        for task in runs:
-            task.cancel()
-        await asyncio.gather(*runs, return_exceptions=True)
+    )
     return failed

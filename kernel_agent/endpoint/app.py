@@ -29,6 +29,7 @@ from kernel_agent.errors import CodeVisionError, InputError, KernelError, ModelE
 from kernel_agent.session import KernelPool
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Budget, KernelOptions, Sampling
+from kernel_agent.waiting import end
 
 if TYPE_CHECKING:
     from kernel_agent.models import Model
@@ -221,9 +222,7 @@ async def _until_gone(run: Any, request: Request) -> Trajectory:
         trajectory: Trajectory = work.result()
         return trajectory
     finally:
-        for one in (work, gone):
-            one.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+        await end(work, gone)
 
 
 async def _hung_up(request: Request) -> None:
@@ -248,8 +247,7 @@ async def _stream(endpoint: Endpoint, asked: Asked) -> AsyncIterator[bytes]:
             yield b"data: " + orjson.dumps(piece) + b"\n\n"
         yield b"data: [DONE]\n\n"
     finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+        await end(work)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from kernel_agent.session.channel import KernelChannel
 from kernel_agent.session.dialogue import KernelDied
 from kernel_agent.session.outputs import OutputCollector
 from kernel_agent.types import Status
+from kernel_agent.waiting import through_cancels
 
 GRACE_SECONDS = 2.0
 """How long an interrupted cell has to end before the kernel is killed."""
@@ -74,14 +75,3 @@ async def _stop(channel: KernelChannel, running: asyncio.Future[Any], collector:
         collector.event("kernel_died", **died.facts)
         return Status.KILLED
     return Status.TIMEOUT
-
-
-async def through_cancels(work: asyncio.Future[Any]) -> bool:
-    """Wait for work that is short and must end; returns whether somebody cancelled meanwhile."""
-    cancelled = False
-    while not work.done():
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancelled = True
-    return cancelled

@@ -29,9 +29,10 @@ from kernel_agent.session.channel import KernelChannel, KernelDied
 from kernel_agent.session.descriptors import make_room
 from kernel_agent.session.pool_metrics import Durations, PoolMetrics
 from kernel_agent.session.pool_signals import on_sigterm
-from kernel_agent.session.slots import open_kernel, to_the_end
+from kernel_agent.session.slots import open_kernel
 from kernel_agent.session.turns import Turns
 from kernel_agent.types import KernelOptions
+from kernel_agent.waiting import end, to_the_end
 
 CHECK_SECONDS = 1.0
 """How often warm kernels are looked at; one of them is asked for an answer each time."""
@@ -143,10 +144,7 @@ class KernelPool:
 
     async def _cool(self) -> None:
         """End everything that is started ahead."""
-        tasks = [*self._warming, *([self._keeper] if self._keeper is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._warming, *([self._keeper] if self._keeper is not None else []))
         idle = list(self._idle)
         self._idle.clear()
         await asyncio.gather(*map(self._end, idle))

@@ -42,7 +42,7 @@ from kernel_agent.session.images import (
     pixel_sha256,
 )
 from kernel_agent.session.images_shown import ShownImages
-from kernel_agent.session.ladder import run_cell, through_cancels
+from kernel_agent.session.ladder import run_cell
 from kernel_agent.session.outputs import OutputCollector
 from kernel_agent.session.replay import REPLAY_FACTOR, ended_by_itself, replay
 from kernel_agent.session.slots import OwnSlot, Slot
@@ -56,6 +56,7 @@ from kernel_agent.types import (
     Names,
     Status,
 )
+from kernel_agent.waiting import through_cancels
 
 if TYPE_CHECKING:
     from PIL import Image

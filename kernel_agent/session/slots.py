@@ -5,12 +5,11 @@ Guarantees: a kernel is gone when `drop` or `close` returns, and goes just the s
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Protocol
 
 from kernel_agent.session.channel import KernelChannel
 from kernel_agent.types import KernelOptions
+from kernel_agent.waiting import to_the_end
 
 
 class Slot(Protocol):
@@ -57,14 +56,3 @@ async def open_kernel(options: KernelOptions) -> KernelChannel:
     channel = KernelChannel(options)
     await channel.start()
     return channel
-
-
-_working: set[asyncio.Task[None]] = set()
-
-
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for work that goes on when the wait is cancelled."""
-    task = asyncio.create_task(work)
-    _working.add(task)  # the loop itself holds tasks weakly
-    task.add_done_callback(_working.discard)
-    await asyncio.shield(task)

@@ -33,6 +33,7 @@ from kernel_agent.teacher.conversations import IMAGES, conversation
 from kernel_agent.teacher.plan import Plan, Shape
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Json
+from kernel_agent.waiting import all_of
 
 SFT, DROPPED = "sft.jsonl", "dropped.jsonl"
 _STATE, _RECORDS = "sft.json", "records"
@@ -220,13 +221,7 @@ async def _batch(
             kept += "kept" in outcome
             progress(kept)
 
-    missing = [asyncio.ensure_future(one(index)) for index in indices if _read(root, index) is None]
-    try:
-        await asyncio.gather(*missing)
-    finally:
-        for task in missing:
-            task.cancel()
-        await asyncio.gather(*missing, return_exceptions=True)
+    await all_of(one(index) for index in indices if _read(root, index) is None)
     return kept
 
 
