@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from kernel_agent.cli.options import Force, SavedRun
-
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
@@ -20,7 +18,7 @@ KEY_VARIABLE = "CODEVISION_SIGNING_KEY"
 
 
 def sign(
-    notebook: SavedRun,
+    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
     key: Annotated[
         Path | None,
         typer.Option(
@@ -52,9 +50,9 @@ def sign(
 
 
 def bundle(
-    notebook: SavedRun,
+    notebook: Annotated[Path, typer.Argument(help="A saved run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Zip file to write.")],
-    force: Force = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
 ) -> None:
     """Put a run, its images and versions into one file that codevision audit checks on any machine."""
     from kernel_agent.audit.bundle import write_bundle
