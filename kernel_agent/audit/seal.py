@@ -123,6 +123,7 @@ def sign_file(path: Path, signer: CryptoSigner | SigstoreSigner) -> Seal:
     if isinstance(signer, CryptoSigner):
         envelope.sign(signer)
     else:
+        export.check_free(target)  # nothing is published that cannot be kept
         bundles.append(signer.sign(envelope.payload))
     ours[SEAL] = {"envelope": envelope.to_dict(), "fields": {part.name: part.fields for part in now}}
     ours[SEAL] |= {"sigstore": bundles} if bundles else {}

@@ -305,13 +305,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def do_GET(self) -> None:
-        """The identity provider: where it is, and a login that is over at once."""
+        """The identity provider: where it is, a login that is over at once, a token for a CI job."""
         ours, path = self.instance, urllib.parse.urlsplit(self.path)
         ours.asked.append(path.path)
         if path.path.endswith("openid-configuration"):
             places = {"authorization_endpoint": f"{ours.url}/login", "token_endpoint": f"{ours.url}/token"}
             return self._give(200, json.dumps(places).encode(), "application/json")
         asked = dict(urllib.parse.parse_qsl(path.query))
+        if path.path == "/ci":  # as GitHub gives tokens to a job
+            assert self.headers["Authorization"] == "bearer the-job"
+            return self._give(
+                200, json.dumps({"value": ours.token(audience=asked["audience"])}).encode(), "application/json"
+            )
         ours.codes.append("code-1")
         answer = urllib.parse.urlencode({"code": "code-1", "state": asked["state"]})
         self.send_response(302)

@@ -419,6 +419,40 @@ def test_a_notebook_that_changes_meanwhile_is_left_as_it_is(instance: Any, run: 
     assert path.read_bytes() == run + b"\n"
 
 
+def test_a_notebook_that_is_being_recorded_to_publishes_nothing(instance: Any, run: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "run.ipynb"
+    path.write_bytes(run)
+    going = Trajectory.load(path)
+    going.record_to(path, force=True)
+    before, asked = path.read_bytes(), len(instance.asked)
+    with pytest.raises(StorageError):
+        sign_file(path, _signer(instance))
+    assert (path.read_bytes(), len(instance.asked)) == (before, asked)
+    going.close()
+    sign_file(path, _signer(instance))
+
+
+def test_a_ci_job_signs_with_its_own_token(
+    instance: Any, run: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, config = tmp_path / "run.ipynb", tmp_path / "config.json"
+    path.write_bytes(run)
+    config.write_text(instance.config)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{instance.url}/ci")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "the-job")
+    assert Trajectory.load(path).sign_sigstore(trust_config=config) == ALICE
+    done = _command("sign", str(path), "--sigstore", "--trust-config", str(config))
+    assert done.exit_code == 0, done.output
+    assert f"Sigstore writes {ALICE}" in done.stderr
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    with pytest.raises(SigningError, match="gives no identity token"):
+        Trajectory.load(path).sign_sigstore(trust_config=config)
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    with pytest.raises(SigningError, match="no identity token: log in"):
+        Trajectory.load(path).sign_sigstore(trust_config=config)
+
+
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No CI job around."""
