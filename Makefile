@@ -56,7 +56,7 @@ test-evaluation: ## codevision eval on inspect_ai, in an environment of its own
 test-sigstore: openssl ## Sigstore signatures against a small instance on this machine, in an environment of its own
 	test -x .venv-sigstore/bin/python || $(PYTHON) -m venv .venv-sigstore
 	.venv-sigstore/bin/python -m pip --disable-pip-version-check install -q -e '.[sigstore]' pytest pytest-asyncio
-	.venv-sigstore/bin/python -m pytest -q -m sigstore tests/audit/test_sigstore.py
+	.venv-sigstore/bin/python -m pytest -q -m sigstore tests/audit/test_sigstore.py tests/audit/test_sigstore_who.py
 
 .PHONY: openssl
 openssl: # it makes the time-stamps
