@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: help setup demo test check fast test-slow test-vllm test-kernels test-browser test-evaluation attacks attacks-user perf clean panel lab wheel screenshots
+.PHONY: help setup demo test check fast test-slow test-vllm test-kernels test-browser test-evaluation test-sigstore attacks attacks-user perf clean panel lab wheel screenshots
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -52,6 +52,16 @@ test-evaluation: ## codevision eval on inspect_ai, in an environment of its own
 	test -x .venv-eval/bin/python || $(PYTHON) -m venv .venv-eval
 	.venv-eval/bin/python -m pip --disable-pip-version-check install -q -e '.[eval,data,replay]' pytest pytest-asyncio
 	.venv-eval/bin/python -m pytest -q -m evaluation tests/benchmarks
+
+test-sigstore: openssl ## Sigstore signatures against a small instance on this machine, in an environment of its own
+	test -x .venv-sigstore/bin/python || $(PYTHON) -m venv .venv-sigstore
+	.venv-sigstore/bin/python -m pip --disable-pip-version-check install -q -e '.[sigstore]' pytest pytest-asyncio
+	.venv-sigstore/bin/python -m pytest -q -m sigstore tests/audit/test_sigstore.py tests/audit/test_sigstore_who.py
+
+.PHONY: openssl
+openssl: # it makes the time-stamps
+	@command -v openssl >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq openssl; } \
+	  || { echo "openssl is missing: install it (apt install openssl)"; exit 1; }
 
 test-kernels: setup bubblewrap ## isolation, attacks, faults; the demo with and without bubblewrap
 	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force --isolation strong --namespaces bubblewrap
@@ -140,4 +150,4 @@ perf: setup ## speed and memory, as ratios measured in one run
 
 clean: ## remove environments and caches
 	rm -rf $(PANEL)/node_modules $(PANEL)/lib $(PANEL)/build kernel_agent/labextension dist screenshots
-	rm -rf $(VENV) .venv-vllm .venv-eval .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json
+	rm -rf $(VENV) .venv-vllm .venv-eval .venv-sigstore .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json

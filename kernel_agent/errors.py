@@ -14,6 +14,7 @@
     │   └── ModelFailed         5xx, or an answer that is not one
     ├── TrajectoryError     a notebook or journal that cannot be read
     ├── StorageError        the notebook cannot be written (path, space, in use)
+    ├── SigningError        Sigstore could not be asked, or did not sign
     ├── LiveError           a command that a live run cannot follow now
     │   └── NoSuchRun           no run has this id
     └── LineageError        a box cannot be mapped: the image's origin is unknown
@@ -83,6 +84,10 @@ class StorageError(CodeVisionError, OSError):
 
 class LineageError(CodeVisionError, LookupError):
     """A box cannot be mapped back because the image's geometric origin is unknown."""
+
+
+class SigningError(CodeVisionError, RuntimeError):
+    """Sigstore could not be asked, did not sign, or gave a signature that does not hold."""
 
 
 class LiveError(CodeVisionError, RuntimeError):

@@ -1,15 +1,16 @@
-"""Whether audits find every tampering, and where it is: `python -m perf.tamper --n 500 --json OUT [--seed 0]`.
+"""Whether audits find every tampering, and where it is: `python -m perf.tamper --n 500 --json OUT [--seed 0] [--sigstore]`.
 
 Makes a few honest runs (code, pictures, errors, interrupts, lossy and resized pictures, follow-up questions, malformed messages),
 signs them, and tampers with copies, one seeded random change each: any field of any cell and of the run's record (every kind of
 field at least once), the lowest bit of one pixel, a cell or an item taken out, put in, doubled or moved, the seal itself, a copy
 changed and signed again by another key; any file of a bundle; any line or blob of the journal of an unfinished run. Each is
-audited without running code, with the signer's key known to the auditor.
+audited without running code, with the signer's key known to the auditor. With `--sigstore` (kernel-agent[sigstore]) the runs are signed
+through a small instance of Sigstore as well, every kind of field of its signatures is changed too, and the auditor knows the identity.
 
 - `n`, `found` (exit code 1), `located` (found, and the findings about integrity name that cell and field and no other cell; of a
   journal the line, or the next one as the one that does not follow).
 - `missed`: those not found or not located.
-- `kinds`: how many of each kind; `fields`: kinds of fields that were changed.
+- `kinds`: how many of each kind; `fields`: kinds of fields that were changed, `wanted` their list.
 - `saved`, `saved_alarms`: honest copies saved anew as editors do it, and how many of them gave a finding: it has to be 0.
 """
 
@@ -26,6 +27,8 @@ import tempfile
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,8 @@ from kernel_agent.audit.finding import Outcome, Report
 from kernel_agent.audit.keys import load_signer, make_key
 from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.audit.seal import Expected, sign_file
+from kernel_agent.audit.sigstore_check import Trust
+from kernel_agent.audit.sigstore_sign import SigstoreSigner
 from kernel_agent.models.scripted import ScriptedModel
 from kernel_agent.session.images_view import ViewBounds
 from kernel_agent.types import ImageEncoding
@@ -61,8 +66,8 @@ from perf.tampering import (
 class Runs:
     """The honest files, and the keys."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, place: Path, named: SigstoreSigner | None) -> None:
+        self.place, self.named = place, named
         make_key(place / "key.pem")
         make_key(place / "other.pem")
         self.signer, self.other = (load_signer(place / name) for name in ("key.pem", "other.pem"))
@@ -76,6 +81,8 @@ class Runs:
             if number == 0:
                 self._unfinished(run)
             sign_file(path, self.signer)
+            if self.named is not None:
+                sign_file(path, self.named)
             self.notebooks.append(path.read_bytes())
             write_bundle(path, path.with_suffix(".zip"))
             self.bundles.append(path.with_suffix(".zip").read_bytes())
@@ -234,13 +241,19 @@ def located(report: Report, done: Tampering) -> bool:
     )
 
 
-async def measure(place: Path, n: int, seed: int) -> dict[str, Any]:
+async def measure(
+    place: Path, n: int, seed: int, named: SigstoreSigner | None = None, *, only: str = ""
+) -> dict[str, Any]:
+    """`only`: of the kinds of fields those that begin so are each changed at least once."""
     rng = random.Random(seed)
-    runs = Runs(place)
+    runs = Runs(place, named)
     await runs.make()
     expected, options = Expected(signers=(runs.signer.public_key.keyid,)), RerunOptions(code=False)
-    wanted = sorted({generic(spot) for data in runs.notebooks for spot in spots(orjson.loads(data))})
-    fields, total, left = len(wanted), 0, list(wanted)
+    if named is not None and named.made is not None:
+        expected = replace(expected, identities=((named.made.identity, named.made.issuer),), trust=named.trust)
+    every = {generic(spot) for data in runs.notebooks for spot in spots(orjson.loads(data))}
+    wanted = sorted(name for name in every if name.startswith(only))
+    total, left = 0, list(wanted)
     rng.shuffle(left)
     found = located_count = 0
     missed: list[dict[str, Any]] = []
@@ -288,7 +301,8 @@ async def measure(place: Path, n: int, seed: int) -> dict[str, Any]:
         "missed": missed,
         "seed": seed,
         "kinds": dict(kinds.most_common()),
-        "fields": fields,
+        "fields": len(wanted),
+        "wanted": wanted,
         "saved": alarms["all"],
         "saved_alarms": alarms["bad"],
     }
@@ -299,10 +313,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sigstore", action="store_true")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="codevision-perf-") as place:
-        figures = asyncio.run(measure(Path(place), args.n, args.seed))
-    print(json.dumps({**figures, "missed": figures["missed"][:20]}, indent=1))
+    with ExitStack() as left:
+        place = Path(left.enter_context(tempfile.TemporaryDirectory(prefix="codevision-perf-")))
+        named = None
+        if args.sigstore:
+            from tests.audit.private_sigstore import running
+
+            instance = left.enter_context(running(place / "instance"))
+            named = SigstoreSigner(instance.token(seconds=600), Trust(instance=instance.config))
+        figures = asyncio.run(measure(place, args.n, args.seed, named))
+    print(json.dumps({**figures, "missed": figures["missed"][:20], "wanted": "see the file"}, indent=1))
     args.json.write_text(json.dumps(figures, indent=1))
 
 

@@ -105,7 +105,7 @@ def _opened(data: bytes, name: str, options: RerunOptions, expected: Expected) -
     try:
         parsed = _safely(lambda: notebook.parse(data, name), name)
         seal, findings = check_seal(parsed, expected)
-        report = replace(report, seal=seal, signer_expected=bool(expected.signers))
+        report = replace(report, seal=seal, signer_expected=expected.signed)
         trajectory = _safely(lambda: Trajectory(notebook.read(parsed, name)), name)
     except TrajectoryError as error:
         seal, found = _sealed_at_least(data, expected)

@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import orjson
@@ -123,13 +124,14 @@ async def audit_folder(
 
 def _line(name: str, report: Report) -> dict[str, Json]:
     """One run, without what only its own report needs."""
-    rerun = report.rerun
+    rerun, seal = report.rerun, report.seal
     return {
         "path": name,
         "sha256": report.sha256,
         "run": report.run_id,
         "outcome": str(report.outcome),
         "cells": {} if rerun is None else {key: value for key, value in rerun.counts().items() if value},
+        "signed_by": [] if seal is None else [*seal.signers, *(item.name for item in seal.identified)],
         "isolation": "not started" if rerun is None else rerun.isolation,
         "findings": [finding.as_json() for finding in report.findings[:_SHOWN]],
         "more_findings": max(0, len(report.findings) - _SHOWN),
@@ -170,5 +172,6 @@ def _sha256(path: Path) -> str:
 
 
 def _mark(options: RerunOptions, expected: Expected) -> str:
-    text = json.dumps([asdict(options), asdict(expected)], sort_keys=True, default=str)
+    able = find_spec("sigstore") is not None  # what was not checked for want of it is checked then
+    text = json.dumps([asdict(options), asdict(expected), able], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -121,11 +121,16 @@ def sealed(report: Report) -> str:
     seal = report.seal
     if seal is None:
         return "Not signed: whoever has had the file may have written it anew."
-    when = datetime.fromtimestamp(seal.signed, UTC).isoformat(" ", "seconds")
-    told = f"Signed by {', '.join(seal.signers) or 'nobody whose signature holds'}, by their word on {when}; head {seal.head}."
-    return (
-        told if report.signer_expected else f"{told} The key was not compared with one you know: see --require-signer."
-    )
+    told = [f"Signed by {', '.join(seal.signers)}, by their word on {_date(seal.signed)}"] if seal.signers else []
+    told += [f"Signed by {item.name} through Sigstore, in the log on {_date(item.time)}" for item in seal.identified]
+    line = f"{'; '.join(told) or 'Signed by nobody whose signature holds'}; head {seal.head}."
+    if report.signer_expected:
+        return line
+    return f"{line} Who signed was not compared with whom you know: see --require-signer, --cert-identity."
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
 
 
 def of_rerun(rerun: Rerun) -> list[Finding]:

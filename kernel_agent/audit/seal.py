@@ -1,12 +1,13 @@
 """Seals: a signed statement of what a notebook holds, kept in the notebook.
 
 Under `metadata.codevision.seal` lie `envelope`, a DSSE envelope around an in-toto Statement v1 whose subjects are the notebook's
-parts (see content.py) in their order with their digests, and `fields`, the digests of each part's fields. The statement's
-predicate holds the head of the chain over the subjects: one hash that can be printed or published to pin the whole run.
+parts (see content.py) in their order with their digests, `fields`, the digests of each part's fields, and, where somebody signed
+through Sigstore, `sigstore`: bundles around that very statement (see sigstore_check.py). The statement's predicate holds the head of the chain over the subjects: one hash that can be printed or published to pin the whole run.
 
 Guarantees: whatever is edited, put in, taken out or moved is named by cell and field. A signature says who sealed these bytes, not
 that they are true. Whoever re-signs makes a seal that is whole again; only a signer's key (or head) that the auditor knows
-from elsewhere and asks for tells that apart. The time in a statement is the signer's word.
+from elsewhere and asks for tells that apart. The time in a statement is the signer's word; that of a Sigstore signature is the
+log's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ import orjson
 from kernel_agent.audit.content import SEAL, Part, digest_of, moved, parts, place
 from kernel_agent.audit.finding import Finding, Outcome
 from kernel_agent.audit.keys import public_key
-from kernel_agent.errors import InputError, TrajectoryError
+from kernel_agent.audit.sigstore_check import Identified, Trust, check_all
+from kernel_agent.errors import InputError, StorageError, TrajectoryError
 from kernel_agent.trajectory import export, files, notebook
 from kernel_agent.trajectory.cells import KEY
 from kernel_agent.types import Json
@@ -32,6 +34,8 @@ from kernel_agent.types import Json
 if TYPE_CHECKING:
     from securesystemslib.dsse import Envelope
     from securesystemslib.signer import CryptoSigner
+
+    from kernel_agent.audit.sigstore_sign import SigstoreSigner
 
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -51,6 +55,8 @@ class Seal:
         fields: of each part, as the seal has them beside the signed statement.
         head: of the chain over names and digests.
         signed: seconds since the epoch, as the signer says.
+        payload: the statement, as base64; `bundles` are the Sigstore signatures over it, not checked yet.
+        identified: those of them that hold.
     """
 
     signers: tuple[str, ...]
@@ -60,18 +66,35 @@ class Seal:
     fields: Mapping[str, Mapping[str, str]]
     head: str
     signed: float
+    payload: str
+    bundles: tuple[Json, ...] = ()
+    identified: tuple[Identified, ...] = ()
 
     def as_json(self) -> dict[str, Json]:
         """For `--json`."""
-        return {"signers": list(self.signers), "head": self.head, "signed": self.signed, "parts": len(self.names)}
+        told = {"signers": list(self.signers), "head": self.head, "signed": self.signed, "parts": len(self.names)}
+        return told | {"sigstore": [item.as_json() for item in self.identified]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the auditor knows from elsewhere: `signers`, public keys that must have signed; `head`, of the chain ("" for any)."""
+    """What the auditor knows from elsewhere.
+
+    Attributes:
+        signers: public keys that must have signed; `identities` must have signed through Sigstore: (identity, issuer).
+        head: of the chain; "" for any.
+        trust: whose word counts for Sigstore signatures.
+    """
 
     signers: tuple[str, ...] = ()
+    identities: tuple[tuple[str, str], ...] = ()
     head: str = ""
+    trust: Trust = Trust()
+
+    @property
+    def signed(self) -> bool:
+        """Whether certain signers are expected."""
+        return bool(self.signers or self.identities)
 
 
 def head_of(subjects: Iterable[tuple[str, str]]) -> str:
@@ -82,25 +105,40 @@ def head_of(subjects: Iterable[tuple[str, str]]) -> str:
     return link
 
 
-def sign_file(path: Path, signer: CryptoSigner) -> Seal:
+def sign_file(path: Path, signer: CryptoSigner | SigstoreSigner) -> Seal:
     """Seal a notebook and write it. A seal that is whole gets one more signature; any other is replaced.
 
-    Raises TrajectoryError for what is no saved run, StorageError where it is being recorded to or cannot be written.
+    Raises TrajectoryError for what is no saved run, StorageError where it is being recorded to, changes meanwhile or cannot be
+    written, SigningError where Sigstore does not sign.
     """
+    from securesystemslib.signer import CryptoSigner
+
     target = files.notebook_path(path)
-    try:
-        data = target.read_bytes()
-    except OSError as error:
-        raise TrajectoryError(f"{path} cannot be read: {error.strerror}: give the path of a saved run") from error
+    data = _read(target, path)
     parsed = notebook.parse(data, path.name)
     notebook.read(parsed, path.name)
     now, ours = parts(parsed), parsed["metadata"][KEY]
-    envelope = _whole(ours.get(SEAL), now) or _statement(now, ours)
-    envelope.sign(signer)
+    trust = Trust() if isinstance(signer, CryptoSigner) else signer.trust
+    envelope, bundles = _whole(ours.get(SEAL), now, trust) or (_statement(now, ours), [])
+    if isinstance(signer, CryptoSigner):
+        envelope.sign(signer)
+    else:
+        export.check_free(target)  # nothing is published that cannot be kept
+        bundles.append(signer.sign(envelope.payload))
     ours[SEAL] = {"envelope": envelope.to_dict(), "fields": {part.name: part.fields for part in now}}
-    cells = notebook.pack(parsed["cells"])
-    export.write(target, notebook.document(cells, notebook.closing(parsed["metadata"])))
-    return read_seal(ours[SEAL])
+    ours[SEAL] |= {"sigstore": bundles} if bundles else {}
+    seal = read_seal(ours[SEAL])
+    if _read(target, path) != data:  # Sigstore takes its time
+        raise StorageError(f"{target} was changed while it was being signed: sign it again")
+    export.write(target, notebook.document(notebook.pack(parsed["cells"]), notebook.closing(parsed["metadata"])))
+    return seal
+
+
+def _read(target: Path, given: Path) -> bytes:
+    try:
+        return target.read_bytes()
+    except OSError as error:
+        raise TrajectoryError(f"{given} cannot be read: {error.strerror}: give the path of a saved run") from error
 
 
 def _statement(now: Sequence[Part], ours: Mapping[str, Json]) -> Envelope:
@@ -116,8 +154,8 @@ def _statement(now: Sequence[Part], ours: Mapping[str, Json]) -> Envelope:
     return Envelope(orjson.dumps(statement), PAYLOAD, {})
 
 
-def _whole(old: Json, now: Sequence[Part]) -> Envelope | None:
-    """The envelope of a seal that fits what is there now."""
+def _whole(old: Json, now: Sequence[Part], trust: Trust) -> tuple[Envelope, list[Json]] | None:
+    """Envelope and Sigstore bundles of a seal that fits what is there now."""
     from securesystemslib.dsse import Envelope
 
     if old is None:
@@ -126,24 +164,28 @@ def _whole(old: Json, now: Sequence[Part]) -> Envelope | None:
         seal = read_seal(old)
     except TrajectoryError:
         return None
-    fits = not seal.broken and not list(_compare(seal, now))
-    return Envelope.from_dict(copy.deepcopy(old["envelope"])) if fits else None
+    _, found = check_all(seal.bundles, seal.payload, (), trust)
+    if seal.broken or any(finding.outcome is Outcome.FAILS for finding in found) or list(_compare(seal, now)):
+        return None
+    return Envelope.from_dict(copy.deepcopy(old["envelope"])), list(seal.bundles)
 
 
 def read_seal(value: Json) -> Seal:
-    """The seal in a notebook. TrajectoryError where it is damaged; signatures that do not hold are no error here."""
+    """The seal in a notebook. TrajectoryError where it is damaged; signatures that do not hold are no error here.
+
+    Its Sigstore signatures are not checked yet.
+    """
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import UnverifiedSignatureError
 
     try:
-        if value.keys() != {"envelope", "fields"} or value["envelope"].keys() != {
-            "payload",
-            "payloadType",
-            "signatures",
-        }:
+        ours = {"envelope", "fields", *({"sigstore"} & value.keys())}
+        if value.keys() != ours or value["envelope"].keys() != {"payload", "payloadType", "signatures"}:
             raise ValueError("it has other keys than a seal")
-        signed = value["envelope"]["signatures"]
-        if not 1 <= len(signed) <= _MOST or any(each.keys() != {"keyid", "sig"} for each in signed):
+        signed, bundles = value["envelope"]["signatures"], tuple(value.get("sigstore", ()))
+        if bool(bundles) != ("sigstore" in value) or not isinstance(value.get("sigstore", []), list):
+            raise ValueError("its Sigstore signatures are no list, or an empty one")
+        if not 1 <= len(signed) + len(bundles) <= _MOST or any(each.keys() != {"keyid", "sig"} for each in signed):
             raise ValueError(f"it has no signature, more than {_MOST}, or other things beside them")
         envelope = Envelope.from_dict(copy.deepcopy(value["envelope"]))
         if envelope.to_dict() != value["envelope"]:
@@ -175,6 +217,8 @@ def read_seal(value: Json) -> Seal:
             fields=fields,
             head=head,
             signed=min(max(float(predicate["signed"]), 0.0), 4e9),  # what a calendar has
+            payload=value["envelope"]["payload"],
+            bundles=bundles,
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise TrajectoryError(f"the seal was damaged: {type(error).__name__}: {error}"[:300]) from error
@@ -195,7 +239,7 @@ def check_seal(parsed: Json, expected: Expected = Expected()) -> tuple[Seal | No
     value = parsed["metadata"][KEY].get(SEAL)
     if value is None:
         message = "the run is not signed, and a signer or a head is expected"
-        return None, [_finding("seal", "signature", message)] if expected != Expected() else []
+        return None, [_finding("seal", "signature", message)] if expected.signed or expected.head else []
     try:
         seal = read_seal(value)
     except TrajectoryError as error:
@@ -203,6 +247,8 @@ def check_seal(parsed: Json, expected: Expected = Expected()) -> tuple[Seal | No
     found = [_finding("seal", "signature", f"the signature of {name} does not hold") for name in seal.broken]
     missing = [name for name in expected.signers if name not in seal.signers]
     found += [_finding("seal", "signer", f"not signed by {name}: {_told(seal)}") for name in missing]
+    identified, more = check_all(seal.bundles, seal.payload, expected.identities, expected.trust)
+    seal, found = replace(seal, identified=identified), found + more
     if expected.head and seal.head != expected.head:
         found.append(_finding("seal", "head", f"the head is {seal.head}, not {expected.head}"))
     return seal, [*found, *_compare(seal, parts(parsed))]

@@ -29,6 +29,8 @@ HELP = """Check a saved run: its seal, its record, and its code, which is run ag
 
   codevision audit run.ipynb --require-signer alice.pub
 
+  codevision audit run.ipynb --cert-identity alice@example.org --cert-oidc-issuer https://accounts.google.com
+
   codevision audit runs/ --results runs-audit.jsonl --jobs 8
 
 Exit code: 0 all holds, 1 something fails, 2 something could not be checked. No model is asked.
@@ -43,6 +45,26 @@ def audit(
         list[str] | None,
         typer.Option(help="Fail unless this key signed: a public key file (PEM, .pub) or 64 hexadecimal digits."),
     ] = None,
+    cert_identity: Annotated[
+        list[str] | None,
+        typer.Option(help="Fail unless this e-mail address or URI signed through Sigstore; with --cert-oidc-issuer."),
+    ] = None,
+    cert_oidc_issuer: Annotated[
+        list[str] | None,
+        typer.Option(help="Who vouched for it: URL of the identity provider. One for all, or one for each."),
+    ] = None,
+    staging: Annotated[
+        bool, typer.Option("--staging", help="Trust Sigstore's staging instance, not the public one.")
+    ] = False,
+    trust_config: Annotated[
+        Path | None, typer.Option(help="Trust this instance of Sigstore, not the public one: a ClientTrustConfig file.")
+    ] = None,
+    refresh_trust: Annotated[
+        bool,
+        typer.Option(
+            "--refresh-trust", help="Fetch Sigstore's newest trust root first: an audit is offline otherwise."
+        ),
+    ] = False,
     head: Annotated[str, typer.Option(help="Fail unless the signed chain ends in this hash.")] = "",
     no_code: Annotated[bool, typer.Option("--no-code", help="Run nothing again: seal and record only.")] = False,
     tolerance: Annotated[float, typer.Option(min=0, help="How far numbers in text may be apart (other CPU).")] = 0.0,
@@ -69,6 +91,7 @@ def audit(
         from kernel_agent.audit.keys import pinned
         from kernel_agent.audit.rerun_setup import RerunOptions
         from kernel_agent.audit.seal import Expected
+        from kernel_agent.audit.sigstore_check import trust_of
         from kernel_agent.errors import CodeVisionError
 
         options = RerunOptions(
@@ -81,7 +104,12 @@ def audit(
             pictures=html is not None,
             code=not no_code,
         )
-        expected = Expected(signers=tuple(pinned(key) for key in require_signer or ()), head=head.lower())
+        expected = Expected(
+            signers=tuple(pinned(key) for key in require_signer or ()),
+            identities=_identities(cert_identity or [], cert_oidc_issuer or []),
+            head=head.lower(),
+            trust=trust_of(staging=staging, config=trust_config, refresh=refresh_trust),
+        )
         if target.is_dir():
             if html is not None or replay_model:
                 raise typer.BadParameter(
@@ -96,6 +124,16 @@ def audit(
     except (CodeVisionError, OSError) as error:
         _fail(str(error), as_json, 2)
     raise typer.Exit(code)
+
+
+def _identities(names: list[str], issuers: list[str]) -> tuple[tuple[str, str], ...]:
+    """Each identity with its issuer: anybody can be called alice by some issuer."""
+    if len(issuers) not in ({1, len(names)} if names else {0}):
+        raise typer.BadParameter(
+            f"{len(names)} --cert-identity and {len(issuers)} --cert-oidc-issuer: give one issuer for all, or one for each,"
+            " e.g. --cert-identity alice@example.org --cert-oidc-issuer https://accounts.google.com"
+        )
+    return tuple(zip(names, issuers * len(names) if len(issuers) == 1 else issuers, strict=True))
 
 
 def _file(

@@ -12,12 +12,14 @@ import typer
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
+    from kernel_agent.audit.sigstore_sign import SigstoreSigner
     from kernel_agent.trajectory import Trajectory
 
 KEY_VARIABLE = "CODEVISION_SIGNING_KEY"
 
 
 def sign(
+    context: typer.Context,
     notebook: Annotated[Path, typer.Argument(help="A saved run.")],
     key: Annotated[
         Path | None,
@@ -25,28 +27,110 @@ def sign(
             envvar=KEY_VARIABLE, help="Ed25519 private key (PEM or OpenSSH). Default: your own, made on first use."
         ),
     ] = None,
+    sigstore: Annotated[
+        bool,
+        typer.Option(
+            "--sigstore", help="Sign through Sigstore instead, as the account you log in with. It is published."
+        ),
+    ] = False,
+    identity_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SIGSTORE_IDENTITY_TOKEN",
+            help="OIDC token. Default: that of the CI job, else a login in the browser.",
+        ),
+    ] = None,
+    oauth_force_oob: Annotated[
+        bool, typer.Option("--oauth-force-oob", help="Log in through a link and a code, on any machine with a browser.")
+    ] = False,
+    oidc_disable_ambient_providers: Annotated[
+        bool,
+        typer.Option(
+            "--oidc-disable-ambient-providers",
+            envvar="SIGSTORE_OIDC_DISABLE_AMBIENT_PROVIDERS",
+            help="Log in also where the machine has a token of its own.",
+        ),
+    ] = False,
+    staging: Annotated[bool, typer.Option("--staging", help="Sigstore's staging instance: for trials.")] = False,
+    trust_config: Annotated[
+        Path | None, typer.Option(help="An instance of your own: the file of its ClientTrustConfig.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Log in without being asked whether you may be named.")
+    ] = False,
 ) -> None:
     """Sign a saved run: any later change of it is found and named by codevision audit.
 
     Whoever has a key can sign any file with it, a changed one too: give others your public key on another way, and let them
-    audit with --require-signer.
+    audit with --require-signer. With --sigstore there is no key to keep or to give: others audit with your e-mail address and who
+    vouches for it (--cert-identity, --cert-oidc-issuer), and a public log tells the time. The log names you for ever.
     """
-    from kernel_agent.audit.keys import default_key, load_signer, make_key
     from kernel_agent.audit.seal import sign_file
     from kernel_agent.errors import CodeVisionError
 
+    given = {
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    wrong = given & ({"key"} if sigstore else {*_SIGSTORE})
+    if wrong:
+        told = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
+        raise typer.BadParameter(f"{told} {'is not for' if sigstore else 'needs'} --sigstore.")
     try:
-        path = key or default_key()
-        if key is None and not path.exists():
-            make_key(path)
-            print(f"A new key, {path}, signs your runs from now on (codevision ask too).", file=sys.stderr)
-        signer = load_signer(path)
-        seal = sign_file(notebook, signer)
+        if sigstore:
+            named = _log_in(
+                identity_token,
+                staging,
+                trust_config,
+                oob=oauth_force_oob,
+                ambient=not oidc_disable_ambient_providers,
+                yes=yes,
+            )
+            seal = sign_file(notebook, named)
+            if named.made is not None:
+                print(f"signer {named.made.name}, log entry {named.made.log_index}  (this signature)")
+            own = ""
+        else:
+            signer = _key_signer(key)
+            seal, own = sign_file(notebook, signer), signer.public_key.keyid
     except (CodeVisionError, OSError) as error:
         _fail(error)
     for name in seal.signers:
-        print(f"signer {name}{'  (this key)' if name == signer.public_key.keyid else ''}")
+        print(f"signer {name}{'  (this key)' if name == own else ''}")
     print(f"head   {seal.head}")
+
+
+_SIGSTORE = ("oauth_force_oob", "oidc_disable_ambient_providers", "staging", "trust_config", "yes", "identity_token")
+
+
+def _key_signer(key: Path | None) -> CryptoSigner:
+    """The signer of a file, or the user's own, which is made where there is none."""
+    from kernel_agent.audit.keys import default_key, load_signer, make_key
+
+    path = key or default_key()
+    if key is None and not path.exists():
+        make_key(path)
+        print(f"A new key, {path}, signs your runs from now on (codevision ask too).", file=sys.stderr)
+    return load_signer(path)
+
+
+def _log_in(
+    token: str | None, staging: bool, config: Path | None, *, oob: bool, ambient: bool, yes: bool
+) -> SigstoreSigner:
+    """Who signs through Sigstore. What that publishes is said before anybody logs in or anything is sent."""
+    from kernel_agent.audit import sigstore_sign
+    from kernel_agent.audit.sigstore_check import trust_of
+
+    trust = trust_of(staging=staging, config=config)
+    token = token or (sigstore_sign.ambient_token() if ambient else None)
+    if token is None:
+        who = "your e-mail address, as the account you log in with has it,"
+        print(sigstore_sign.PUBLISHED.format(who=who), file=sys.stderr)
+        if not yes:
+            typer.confirm("Go on and log in?", abort=True, err=True)
+        return sigstore_sign.SigstoreSigner(sigstore_sign.browser_token(trust, out_of_band=oob), trust)
+    signer = sigstore_sign.SigstoreSigner(token, trust)
+    print(sigstore_sign.PUBLISHED.format(who=signer.named), file=sys.stderr)
+    return signer
 
 
 def bundle(

@@ -31,10 +31,15 @@ def whole(state: State, path: Path) -> bytes:
 def write(path: Path, data: bytes) -> None:
     """Write a notebook at once, in place of what was there. StorageError where it cannot be, or is being recorded to."""
     with files.explained(path, len(data)):
-        folder = files.folder_of(path)
-        if folder.is_dir():
-            files.Lock(folder, path).release()
+        check_free(path)
         files.write_atomically(path, data, path.with_name(f".{path.name}.{os.getpid()}.tmp"))
+
+
+def check_free(path: Path) -> None:
+    """StorageError where a notebook is being recorded to."""
+    folder = files.folder_of(path)
+    if folder.is_dir():
+        files.Lock(folder, path).release()
 
 
 def self_contained(trajectory: Trajectory) -> dict[str, Any]:

@@ -298,11 +298,20 @@ class Trajectory:
 
         return insert_cells(self, turn=turn)
 
-    def audit(self, *, signers: Iterable[str] = (), **options: Any) -> Report:
+    def audit(
+        self,
+        *,
+        signers: Iterable[str] = (),
+        identities: Iterable[tuple[str, str]] = (),
+        staging: bool = False,
+        trust_config: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> Report:
         """Check the run and run all cells again in a fresh isolated kernel; `options` are those of `audit.rerun_setup.RerunOptions`.
 
         A saved run is audited as it is in its file, seal included; one that goes on, or is in memory only, without.
-        `signers` are keys that must have signed: 64 hexadecimal digits, or the file of a public key.
+        `signers` are keys that must have signed: 64 hexadecimal digits, or the file of a public key. `identities` must have signed
+        through Sigstore: ("alice@example.org", "https://accounts.google.com"); `staging` and `trust_config` name the instance.
         No model is asked and no live kernel is used. `report.exit_code` is 0 where all holds, 1 where something fails, 2
         where something could not be checked. Raises InputError for a kernel without isolation (`unsafe` allows it).
         """
@@ -310,14 +319,20 @@ class Trajectory:
 
         from kernel_agent.blocking import run_blocking
 
-        names = ("audit", "keys", "rerun_setup", "seal")
-        auditing, keys, setup, seal = (importlib.import_module(f"kernel_agent.audit.{name}") for name in names)
-        chosen, expected = setup.RerunOptions(**options), seal.Expected(signers=tuple(map(keys.pinned, signers)))
+        names = ("audit", "keys", "rerun_setup", "seal", "sigstore_check")
+        auditing, keys, setup, seal, sigstore = (
+            importlib.import_module(f"kernel_agent.audit.{name}") for name in names
+        )
+        trust = sigstore.trust_of(staging=staging, config=Path(trust_config) if trust_config is not None else None)
+        chosen = setup.RerunOptions(**options)
+        expected = seal.Expected(
+            signers=tuple(map(keys.pinned, signers)), identities=tuple(map(tuple, identities)), trust=trust
+        )
         saved = self.path is not None and self._store is None and self.path.is_file()
         report: Report
         if saved and self.path is not None and Trajectory.load(self.path) == self:
             report, _ = run_blocking(auditing.audit_file(self.path, chosen, expected=expected))
-        elif expected.signers:
+        elif expected.signed:
             raise TrajectoryError("only a saved run can be signed: save it, sign it, and audit it then")
         else:
             report = run_blocking(auditing.audit(self, chosen))
@@ -336,6 +351,29 @@ class Trajectory:
         signer = keys.load_signer(Path(key) if key is not None else keys.default_key())
         seal.sign_file(self.path, signer)
         return str(signer.public_key.keyid)
+
+    def sign_sigstore(
+        self,
+        token: str | None = None,
+        *,
+        staging: bool = False,
+        trust_config: str | os.PathLike[str] | None = None,
+    ) -> str:
+        """Sign the saved notebook through Sigstore (kernel-agent[sigstore]); returns the identity that the certificate names.
+
+        `token` is an OIDC token; by default that of the CI job this runs in. The public log of Sigstore (or `staging`, or the
+        instance of a ClientTrustConfig file) names that identity for ever. SigningError where there is no token, or no signature.
+        """
+        import importlib
+
+        if self.path is None:
+            raise TrajectoryError("the run is not saved: call save first")
+        names = ("seal", "sigstore_check", "sigstore_sign")
+        seal, check, sign = (importlib.import_module(f"kernel_agent.audit.{name}") for name in names)
+        trust = check.trust_of(staging=staging, config=Path(trust_config) if trust_config is not None else None)
+        signer = sign.SigstoreSigner(token or sign.ambient_token(), trust)
+        seal.sign_file(self.path, signer)
+        return str(signer.made.identity)
 
     # On disk
 
