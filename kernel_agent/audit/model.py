@@ -60,7 +60,10 @@ def attributes(model: Mapping[str, Json], said: Completion) -> dict[str, Json]:
 def lines(model: Mapping[str, Json]) -> list[tuple[str, str]]:
     """The same for people: title and text; `not told` with the reason where there is no value."""
     served = "base_url" in model
-    where = f" behind {model.get('server') or 'a server that was not asked'} at {model['base_url']}" if served else ""
+    server = {"vllm": "vLLM", None: "a server that was not asked"}.get(
+        model.get("server"), "an OpenAI-compatible server"
+    )
+    where = f" behind {server} at {model['base_url']}" if served else ""
     told = [("Model", f"{model.get('model') or 'not named'} ({model.get('kind') or 'unknown'}){where}")]
     reasons = model.get("not_told")
     for name, title in _TITLES.items():
@@ -72,6 +75,8 @@ def lines(model: Mapping[str, Json]) -> list[tuple[str, str]]:
             told.append((title, "not recorded" if name not in model and why is None else _not_told(why)))
         else:
             told.append((title, words(value)))
+    if model.get("config"):
+        told.append(("Server's configuration", words(model["config"])))
     return [(title, text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …") for title, text in told]
 
 

@@ -42,8 +42,6 @@ class Server:
     context: Mapping[str, int] = field(default_factory=dict)
     roots: Mapping[str, str] = field(default_factory=dict)
     version: str | None = None
-    config: str | None = None
-    """A vLLM server's whole configuration, which it tells only in its development mode."""
 
 
 class Connection:
@@ -130,17 +128,19 @@ class Connection:
         cards = listing.get("data") if isinstance(listing, dict) else None
         cards = [card for card in cards if isinstance(card, dict) and card.get("id")] if isinstance(cards, list) else []
         vllm = any(card.get("owned_by") == "vllm" for card in cards)
-        version = config = None
-        if vllm:
-            version, config = await self._tells("/version", "version"), await self._tells("/server_info", "vllm_config")
+        version = await self._tells("/version", "version") if vllm else None
         return Server(
             vllm=vllm,
             models=tuple(str(card["id"]) for card in cards),
             context={str(card["id"]): card["max_model_len"] for card in cards if card.get("max_model_len")},
             roots={str(card["id"]): str(card["root"]) for card in cards if card.get("root")},
             version=version,
-            config=None if config is None else self.redact(config),
         )
+
+    async def config(self) -> str | None:
+        """A vLLM server's whole configuration, which it tells only in its development mode (and then not quickly)."""
+        told = await self._tells("/server_info", "vllm_config")
+        return None if told is None else self.redact(told)
 
     async def _tells(self, path: str, key: str) -> str | None:
         """A text that a server tells beside its API."""

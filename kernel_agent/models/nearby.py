@@ -91,7 +91,9 @@ def server_at(port: int, root: str | None, roots: Collection[str]) -> dict[str, 
 
     found = [(process, read) for process in listening(port) if (read := flags(process.command)).get("--model") in roots]
     if not found or root is None:
-        return unknown(f"{ELSEWHERE}, and no vLLM process of this user listens on port {port} of this machine")
+        return unknown(
+            f"{ELSEWHERE}, and no vLLM process that this user may read listens on port {port} and names it in its command line"
+        )
     process, read = found[0]
     shown = {name: value for name, value in process.variables.items() if _VARIABLES.match(name)}
     about = {"flags": read, "variables": {n: REDACTED if _SECRET_NAME.search(n) else v for n, v in shown.items()}}
@@ -123,7 +125,7 @@ def _checkpoint(root: str, read: Mapping[str, Json], process: Process) -> Path |
 
 
 def flags(command: Sequence[str]) -> dict[str, Json]:
-    """The flags of a vLLM command line, in order: a text, a list where there are several words, True where there is none."""
+    """The flags of a vLLM command line by name: a text, a list where there are several words, True where there is none."""
     start = next((n for n, word in enumerate(command) if Path(word).name.startswith("vllm")), len(command))
     found: dict[str, Json] = {}
     name = "--model"  # `vllm serve MODEL`

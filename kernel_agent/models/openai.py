@@ -75,6 +75,7 @@ class OpenAIModel:
         self._retries = retries
         self._server: Server | None = None
         self._nearby = Nearby()
+        self._config: str | None = None
         self._dialect = wire.Dialect()
         self._held: OrderedDict[str, None] = OrderedDict()
         self._max_held = max_image_uploads
@@ -104,7 +105,7 @@ class OpenAIModel:
         if not facts:
             return about
         why = {} if server.version else {"server_version": ELSEWHERE}
-        config = {"config": server.config} if server.config else {}
+        config = {"config": self._config} if self._config else {}
         return {**about, "root": server.roots.get(model), **config, **facts, "not_told": {**why, **facts["not_told"]}}
 
     async def aclose(self) -> None:
@@ -132,7 +133,6 @@ class OpenAIModel:
         try:
             async with limit:
                 completion = await self._ask(work)
-                await self._nearby.settle()
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -140,13 +140,22 @@ class OpenAIModel:
                 f"{self._connection.shown} gave no whole answer within {total:g} s ({work.received} characters came, "
                 f"{work.repeats} retries). Raise the timeout, lower max_tokens, or ask a faster server."
             ) from None
+        seconds = time.monotonic() - work.started
+        await self._learn()
         return replace(
             completion,
             events=tuple(work.events),
-            seconds=time.monotonic() - work.started,
+            seconds=seconds,
             first_token_seconds=work.first_token,
             uploaded_bytes=work.uploaded,
         )
+
+    async def _learn(self) -> None:
+        """After the first completion: what is known of the server; where the machine does not tell, the server itself may."""
+        await self._nearby.settle()
+        if self._config is None and (self._server or Server()).vllm and not self._nearby.facts().get("flags"):
+            self._config = ""
+            self._config = await self._connection.config() or ""
 
     async def _ask(self, work: Work) -> Completion:
         await self.probe()
