@@ -61,6 +61,7 @@ class Conversation:
         self.session, self.trajectory = session, trajectory
         self._sent = list(sent)  # the last request's messages
         self._new = list(new)  # what the next request adds
+        self._described: dict[str, Json] | None = None
 
     async def ask(self, question: str, *, watch: Watch | None = None, steering: Steering | None = None) -> Trajectory:
         """Ask, and run steps until an answer or a limit. Model and kernel failures end the turn; a cancel is raised."""
@@ -157,8 +158,10 @@ class Conversation:
         else:
             completion = instead.completion
         spent.add(completion)
-        if spent.steps == 1 and (described := dict(self.model.describe())) != self.trajectory.model:
+        described = dict(self.model.describe())
+        if described not in (self._described, self.trajectory.model):
             self.trajectory.add_event(Event(kind="model_described", time=time.time(), data=described))
+        self._described = described
         self._sent, self._new = [*self._sent, *new_messages], [protocol.reply(completion)]
         parsed = protocol.parse(completion, images=len(self.session.images))
         action = parsed.action

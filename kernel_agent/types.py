@@ -306,6 +306,21 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RenderedPrompt:
+    """The prompt as the model got it: what chat template, tokenizer and processor made of the request.
+
+    Attributes:
+        tokens: how many; each image counts with all the places that stand for it. What is in the images is not in here.
+        tokens_sha256: SHA-256 over the token ids, each as four bytes, little-endian.
+        text_sha256: SHA-256 over the chat template's text as UTF-8, images as the template marks them; "" where not told.
+    """
+
+    tokens: int
+    tokens_sha256: str
+    text_sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """What the model wrote.
 
@@ -317,6 +332,10 @@ class Completion:
         events: retries, re-uploads, truncations that happened on the way.
         seconds: wall time; `first_token_seconds` where streamed.
         uploaded_bytes: size of the request body(ies) sent for this completion.
+        prompt: what the request was rendered to; None where the server does not tell.
+        token_ids: the sampled tokens' ids in decimal, spaces between; "" where the server does not tell. What ended the
+            text (an end token, a stop string) is among them.
+        system_fingerprint: as OpenAI's API has it; of vLLM its version and a hash of its configuration.
     """
 
     text: str
@@ -332,6 +351,9 @@ class Completion:
     seconds: float = 0.0
     first_token_seconds: float | None = None
     uploaded_bytes: int = 0
+    prompt: RenderedPrompt | None = None
+    token_ids: str = ""
+    system_fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

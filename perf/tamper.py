@@ -44,8 +44,9 @@ from kernel_agent.audit.seal import Expected, sign_file
 from kernel_agent.audit.sigstore_check import Trust
 from kernel_agent.audit.sigstore_sign import SigstoreSigner
 from kernel_agent.models.scripted import ScriptedModel
+from kernel_agent.models.tokens import joined, rendered_prompt
 from kernel_agent.session.images_view import ViewBounds
-from kernel_agent.types import ImageEncoding
+from kernel_agent.types import Completion, ImageEncoding, TokenLogprob
 from perf import honest
 from perf.tampering import (
     Tampering,
@@ -100,13 +101,46 @@ class Runs:
         half.close()
 
 
+class Telling(ScriptedModel):
+    """Tells everything that models and servers can tell."""
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "openai",
+            "model": self.name,
+            "base_url": "http://127.0.0.1:8000/v1",
+            "server": "vllm",
+            "server_version": "0.32.0",
+            "context_tokens": 4096,
+            "root": "/models/telling",
+            "config": "model='/models/telling', seed=0",
+            "flags": {"--model": "/models/telling", "--enforce-eager": True, "--lora-modules": ["a=/a", "b=/b"]},
+            "variables": {"OMP_NUM_THREADS": "2"},
+            "revision": None,
+            "weights_sha256": "ab" * 32,
+            "files_sha256": "cd" * 32,
+            "chat_template_sha256": "ef" * 32,
+            "not_told": {"revision": "the checkpoint is a folder that is no hub snapshot"},
+        }
+
+
+def _said(text: str) -> Completion:
+    return Completion(
+        text=text,
+        prompt=rendered_prompt(list(text.encode()), text),
+        token_ids=joined(list(text.encode())),
+        system_fingerprint="vllm-0.32.0-12345678",
+        logprobs=tuple(TokenLogprob(token=word, logprob=-0.5) for word in text.split()[:2]),
+    )
+
+
 async def _run(path: Path, number: int) -> Trajectory:
     codes = [*honest.codes(number, stops=False), "image_0.crop((5, 5, 80, 60))", "1 / 0", "display(image_0, 'seen')"]
     if number == 3:
         codes.append(honest.STOPPED[0])
     replies = [f"I look.\n```python\n{code}\n```" for code in codes]
     agent = Agent(
-        ScriptedModel([replies[0], "neither", *replies[1:], "<answer>7</answer>"]),
+        Telling([_said(text) for text in (replies[0], "neither", *replies[1:], "<answer>7</answer>")]),
         protocol="fenced",
         budget=Budget(steps=len(codes) + 2, cell_seconds=1.0 if number == 3 else 60.0),
         bounds=ViewBounds(max_pixels=3000, min_pixels=100) if number == 1 else ViewBounds(),

@@ -127,6 +127,7 @@ async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool
         findings += check_record(trajectory, max_pixels=options.max_pixels)
         asked, decided = tuple(exchanges(trajectory)), tuple(people(trajectory))
         report = replace(report, exchanges=asked, people=decided, recorded=recorded_in(trajectory))
+        report = replace(report, model=dict(trajectory.model))
     except _CONTRADICTIONS as error:
         findings.append(_contradiction("record", error))
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from kernel_agent.audit.model import words
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import ErrorOutput, Json, KernelImage, Status, Step
 
@@ -98,7 +99,7 @@ def _software(run: Trajectory) -> list[dict[str, Json]]:
             "name": str(model.get("model", "unknown")),
             "url": "https://pypi.org/project/kernel-agent/",
             "softwareVersion": str(model.get("revision") or model.get("weights_sha256") or "unknown"),
-            "description": ", ".join(f"{key} {value}" for key, value in sorted(model.items())),
+            "description": ", ".join(f"{key} {words(value)}" for key, value in sorted(model.items())),
         },
     ]
 

@@ -1,10 +1,9 @@
 """What the model was asked and what it said, request by request, under the names of OpenTelemetry's `gen_ai` conventions.
 
 Guarantees: pure; each request is whole again (requests only grow, so it is all new messages up to there) and has one hash over every
-text, role and image as sent. `replay` asks a live model the very same requests with the recorded sampling and tells, step by step, where
-it first writes something else. It is a weaker check than running code again: the same weights on other hardware, another version
+text, role and image as sent, and beside it, where the model told, the hash of the prompt that it became (`RenderedPrompt`). `replay` asks
+a live model the very same requests with the recorded sampling and tells, step by step, what parts first: prompt, token or text. It is a weaker check than running code again: the same weights on other hardware, another version
 or another batch may give other tokens (vLLM needs VLLM_BATCH_INVARIANT=1), so a difference is "unchecked", never "fails".
-Not recorded, so not here: the prompt as the chat template renders it, and the weights' hash of a model behind a server.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from kernel_agent.audit.finding import Finding, Outcome
+from kernel_agent.audit.model import attributes, model_of
 from kernel_agent.audit.verdicts import excerpt
 from kernel_agent.errors import ModelError
 from kernel_agent.protocols import PROTOCOLS
@@ -49,7 +49,7 @@ def exchanges(trajectory: Trajectory) -> list[dict[str, Json]]:
 
 def _exchange(trajectory: Trajectory, asked: tuple[Step, Request], digest: str) -> dict[str, Json]:
     step, request = asked
-    said, sampling, model = step.completion, step.sampling, trajectory.model
+    said, sampling, model = step.completion, step.sampling, model_of(trajectory, step)
     shown = [part.image for message in step.new_messages for part in message.content if isinstance(part, ImagePart)]
     events = [event.kind for event in (*said.events, *step.events)]
     told: dict[str, Json] = {
@@ -62,11 +62,14 @@ def _exchange(trajectory: Trajectory, asked: tuple[Step, Request], digest: str) 
         "gen_ai.request.max_tokens": sampling.max_tokens,
         "gen_ai.request.seed": sampling.seed,
         "gen_ai.request.stop_sequences": list(sampling.stop),
+        "gen_ai.request.choice.count": sampling.n if sampling.n != 1 else None,
         "gen_ai.response.model": said.model,
         "gen_ai.response.id": said.response_id,
         "gen_ai.response.finish_reasons": [said.finish_reason],
         "gen_ai.usage.input_tokens": said.usage.prompt_tokens,
         "gen_ai.usage.output_tokens": said.usage.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": said.usage.cached_tokens or None,
+        **attributes(model, said),
         "codevision.request.sha256": digest,
         "codevision.request.messages": len(request.messages),
         "codevision.request.new_images": [_image(image) for image in shown],
@@ -127,21 +130,41 @@ async def replay(trajectory: Trajectory, model: Model) -> list[Finding]:
         except ModelError as error:
             found.append(_finding(where, "completion", f"the model could not be asked: {error}"))
             break
-        if (message := divergence(step.completion, again)) is not None:
-            found.append(_finding(where, "completion", message))
+        prompt, wrote = other_prompt(step.completion, again), divergence(step.completion, again)
+        if prompt is not None:
+            then = "it writes the same" if wrote is None else f"then {wrote}"
+            found.append(_finding(where, "prompt", f"{prompt}; {then}"))
+        elif wrote is not None:
+            found.append(_finding(where, "completion", wrote))
     return found
 
 
+def other_prompt(recorded: Completion, again: Completion) -> str | None:
+    """How the same request became another prompt: that is not the sampling's doing. None where it did not, or one is not told."""
+    old, new = recorded.prompt, again.prompt
+    if old is None or new is None or old.tokens_sha256 == new.tokens_sha256:
+        return None
+    counts = f"{old.tokens} tokens then, {new.tokens} now"
+    if not old.text_sha256 or not new.text_sha256:
+        return f"the prompt is another one ({counts}): chat template, tokenizer or processor differ"
+    if old.text_sha256 == new.text_sha256:
+        return f"the chat template gives the same text, but tokenizer or processor give other tokens ({counts})"
+    return f"the chat template gives another prompt ({counts})"
+
+
 def divergence(recorded: Completion, again: Completion) -> str | None:
-    """Where two completions part: by token where both have tokens, and by character. None where they are the same."""
+    """Where two completions part: by token where both tell theirs, and by character. None where they are the same."""
     old, new = _said(recorded), _said(again)
+    were, are = (completion.token_ids.split() for completion in (recorded, again))
+    if not were or not are:
+        were, are = ([item.token for item in completion.logprobs] for completion in (recorded, again))
+    both = bool(were and are)
     if old == new:
+        if both and were != are:
+            return f"it writes the same text in other tokens, from token {_first(were, are) + 1} of {len(were)} on"
         return None
     at = _first(old, new)
-    tokens = ""
-    if recorded.logprobs and again.logprobs:
-        number = _first([item.token for item in recorded.logprobs], [item.token for item in again.logprobs])
-        tokens = f"token {number + 1} of {len(recorded.logprobs)}, "
+    tokens = f"token {_first(were, are) + 1} of {len(were)}, " if both else ""
     start = max(0, at - _AROUND)
     return (
         f"it writes something else from {tokens}character {at + 1} on:"

@@ -64,6 +64,7 @@ class Report:
         run_id: of the run; "" where the file could not be read.
         findings: all that does not hold or could not be checked.
         seal: the seal, where there is one that can be read; `signer_expected` where its signer was compared with a known one.
+        model: what the run says of the model asked last, and under `not_told` what nobody could tell of it (see model.py).
         exchanges: what the model was asked and said (see exchanges.py).
         people: who approved, changed or refused code, when; as the run has it.
         recorded: what the run says it was made with: interpreter, platform, isolation.
@@ -76,6 +77,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     seal: Seal | None = None
     signer_expected: bool = False
+    model: Mapping[str, Json] = field(default_factory=dict)
     exchanges: tuple[Mapping[str, Json], ...] = ()
     people: tuple[Mapping[str, Json], ...] = ()
     recorded: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class Report:
             "exit_code": self.exit_code,
             "findings": [finding.as_json() for finding in self.findings],
             "seal": None if self.seal is None else self.seal.as_json(),
+            "model": dict(self.model),
             "exchanges": [dict(item) for item in self.exchanges],
             "people": [dict(item) for item in self.people],
             "recorded": dict(self.recorded),

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from kernel_agent.audit.finding import Outcome, Report, sealed
+from kernel_agent.audit.model import lines
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Verdict
 from kernel_agent.types import Json, KernelImage
 
@@ -87,6 +88,7 @@ def _head(report: Report) -> str:
     rows.append(("Signature", sealed(report)))
     if report.recorded:
         rows.append(("Recorded in", ", ".join(f"{name} {value}" for name, value in report.recorded.items())))
+    rows += [] if not report.model else lines(report.model)
     if report.people:
         rows.append(("Decisions of people", "; ".join(map(_decision, report.people[:_CELLS]))))
     if rerun is not None:
@@ -141,10 +143,11 @@ def _exchanges(report: Report) -> str:
         "Seed": "gen_ai.request.seed",
         "On the way": "codevision.events",
         "Request, SHA-256": "codevision.request.sha256",
+        "Prompt's tokens, SHA-256": "codevision.prompt.tokens.sha256",
     }
     rows = []
     for item in report.exchanges[:_CELLS]:
-        values = [item.get(key, "") for key in columns.values()]
+        values = [item.get(key, "not told" if key.startswith("codevision.prompt") else "") for key in columns.values()]
         texts = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
         rows.append("<tr>" + "".join(f"<td>{_text(text[:64])}</td>" for text in texts) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in columns)

@@ -174,6 +174,7 @@ def _show(report: Report) -> None:
     from rich.table import Table
 
     from kernel_agent.audit.finding import sealed
+    from kernel_agent.audit.model import lines
 
     console = Console()
     colours = {"holds": "green", "fails": "red", "unchecked": "yellow"}
@@ -191,6 +192,8 @@ def _show(report: Report) -> None:
         console.print(table)
         for name, (then, now) in report.rerun.environment.items():
             console.print(f"Environment: {_safe(name)} was {_safe(then)}, here {_safe(now)}", highlight=False)
+    for name, told in lines(report.model) if report.model else ():
+        console.print(f"{name}: {_safe(told)}", highlight=False)
     console.print(_safe(sealed(report)), highlight=False)
     for finding in report.findings:
         mark = f"[{colours[finding.outcome]}]{finding.outcome}[/]"

@@ -50,7 +50,9 @@ class Model(Protocol):
         """Release connections or weights. Closing twice is fine."""
 
     def describe(self) -> Mapping[str, Json]:
-        """For the trajectory: `kind`, model id, revision or weight hash, URL without credentials, what is known of the server."""
+        """For the trajectory: `kind`, model id, revision, hashes of weights and files, URL without credentials, what is known of the
+        server; `not_told` says of what is None why. It may grow when a completion was made.
+        """
 
 
 _HOME = {

@@ -55,7 +55,7 @@ def adapt(work: Work, reply: Reply, dialect: Dialect) -> tuple[str, Dialect] | N
     """What to change so that asking again may succeed: the event's kind and the new dialect; each change only once.
 
     "image_resend": the server does not hold an image named by reference. "max_tokens_reduced": there is room for fewer.
-    "stream_options_left_out", "max_tokens_renamed": the server knows that parameter not, or by another name.
+    "stream_options_left_out", "rendered_left_out", "max_tokens_renamed": the server knows that parameter not, or by another name.
     """
     if reply.status not in (400, 404, 422):
         return None
@@ -67,6 +67,8 @@ def adapt(work: Work, reply: Reply, dialect: Dialect) -> tuple[str, Dialect] | N
         kind, work.max_tokens = "max_tokens_reduced", int(room[1]) - int(room[2])
     elif "stream_options" in said and dialect.stream_options:
         kind, dialect = "stream_options_left_out", replace(dialect, stream_options=False)
+    elif dialect.rendered and ("return_token_ids" in said or "return_prompt_text" in said):
+        kind, dialect = "rendered_left_out", replace(dialect, rendered=False)
     elif "max_completion_tokens" in said and dialect.max_tokens == "max_tokens":
         kind, dialect = "max_tokens_renamed", replace(dialect, max_tokens="max_completion_tokens")
     if not kind or any(event.kind == kind for event in work.events):

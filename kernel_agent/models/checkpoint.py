@@ -1,16 +1,17 @@
-"""What a checkpoint folder says about itself, read without torch: family, dtype, size, hash of the weights."""
+"""What a checkpoint folder says about itself, read without torch: family, dtype, revision, hashes of its files (see hashes.py)."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from kernel_agent.errors import InputError, ModelFailed
 from kernel_agent.types import Json
 
-HASH_LIMIT = 8 * 2**30
-"""Weights larger than this are not hashed: it would take longer than it tells."""
+_SMALL = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def embedded_path() -> Path:
@@ -61,14 +62,27 @@ def weight_files(path: str | Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
-def weights_sha256(path: str | Path) -> str | None:
-    """SHA-256 over the weight files one after another (one file: its own); None where there are none or they are huge."""
-    files = weight_files(path)
-    if not files or sum(file.stat().st_size for file in files) > HASH_LIMIT:
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
+def small_files(path: str | Path) -> list[Path]:
+    """All that decides beside the weights what a model is asked and does: configuration, tokenizer, processor, chat template."""
+    return sorted(file for file in Path(path).iterdir() if file.suffix in _SMALL and file.is_file())
+
+
+def snapshot(name: str, revision: str | None, variables: Mapping[str, str], folder: str | None = None) -> Path | None:
+    """The folder of a hub checkpoint in the cache that a process with these variables uses (or `folder`); None where it has none."""
+    home = variables.get("XDG_CACHE_HOME") or Path(variables.get("HOME") or Path.home()) / ".cache"
+    hub = Path(variables.get("HF_HOME") or Path(home) / "huggingface") / "hub"
+    cache = Path(folder or variables.get("HF_HUB_CACHE") or hub) / f"models--{name.replace('/', '--')}"
+    wanted = revision or "main"
+    if not _COMMIT.fullmatch(wanted):
+        try:
+            wanted = (cache / "refs" / wanted).read_text().strip()
+        except (OSError, ValueError):
+            return None
+    found = cache / "snapshots" / wanted
+    return found if _COMMIT.fullmatch(wanted) and found.is_dir() else None
+
+
+def commit(path: str | Path) -> str | None:
+    """The hub's revision, of a folder in a hub cache."""
+    folder = Path(path)
+    return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None

@@ -6,6 +6,7 @@ vLLM does: special tokens left out, a stop string and what follows it cut off, t
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import threading
@@ -22,7 +23,19 @@ from transformers.utils import logging as transformers_logging
 
 from kernel_agent.errors import ModelFailed, ModelRefused
 from kernel_agent.models.text import mend
-from kernel_agent.types import Completion, Event, ImagePart, Json, Message, Request, TextPart, TokenLogprob, Usage
+from kernel_agent.models.tokens import joined, rendered_prompt
+from kernel_agent.types import (
+    Completion,
+    Event,
+    ImagePart,
+    Json,
+    Message,
+    RenderedPrompt,
+    Request,
+    TextPart,
+    TokenLogprob,
+    Usage,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +49,11 @@ class Loaded:
     def complete(self, request: Request, give: Callable[[str], None], cancel: threading.Event) -> Completion:
         """Generate; `give` gets each piece of text. Stops within a token once `cancel` is set."""
         events: list[Event] = []
-        inputs = self._inputs(request, events)
-        prompt = int(inputs["input_ids"].shape[1])
-        room = self._context() - prompt
+        inputs, prompt = self._inputs(request, events)
+        room = self._context() - prompt.tokens
         if room < 1:
             raise ModelRefused(
-                f"The conversation has {prompt} tokens and the model takes {self._context()}. Send fewer or smaller images, or "
+                f"The conversation has {prompt.tokens} tokens and the model takes {self._context()}. Send fewer or smaller images, or "
                 "lower the budget's steps or output_chars."
             )
         limit = min(request.sampling.max_tokens, room)
@@ -56,17 +68,20 @@ class Loaded:
             text=text,
             raw_json=raw,
             finish_reason=runs[0].finish,
-            usage=Usage(prompt_tokens=prompt, completion_tokens=sum(len(run.ids) for run in runs)),
+            usage=Usage(prompt_tokens=prompt.tokens, completion_tokens=sum(len(run.ids) for run in runs)),
             logprobs=tuple(runs[0].logprobs),
             alternatives=tuple(mend(run.text)[0] for run in runs[1:]),
             events=tuple(events),
+            prompt=prompt,
+            token_ids=joined(runs[0].ids),
         )
 
     def _context(self) -> int:
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", 0) or 2**31)
 
-    def _inputs(self, request: Request, events: list[Event]) -> Any:
+    def _inputs(self, request: Request, events: list[Event]) -> tuple[Any, RenderedPrompt]:
+        """What the model gets, and the record of it."""
         token = getattr(self.processor, "image_token", None)
         chat = [_chat(message, token if isinstance(token, str) else None, events) for message in request.messages]
         images = [
@@ -81,7 +96,8 @@ class Loaded:
             text=[prompt], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
         )
         inputs.pop("token_type_ids", None)
-        return inputs.to(self.model.device, dtype=self.model.dtype)
+        rendered = rendered_prompt(inputs["input_ids"][0].tolist(), prompt)
+        return inputs.to(self.model.device, dtype=self.model.dtype), rendered
 
     def _generate(
         self,
@@ -212,10 +228,16 @@ def load(source: str, *, device: str, dtype: str, revision: str | None) -> Loade
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
     about = {
         "revision": getattr(model.config, "_commit_hash", None) or revision,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "threads": torch.get_num_threads(),
+        "chat_template_sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

@@ -35,11 +35,12 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """What a server tells about itself; `context` has the token limit of each model where it is told."""
+    """What a server tells about itself; by model, where told: `context`, its token limit, `roots`, its path or hub name there."""
 
     vllm: bool = False
     models: tuple[str, ...] = ()
     context: Mapping[str, int] = field(default_factory=dict)
+    roots: Mapping[str, str] = field(default_factory=dict)
     version: str | None = None
 
 
@@ -60,7 +61,8 @@ class Connection:
         self.timeouts = timeouts
         self._base = parts._replace(netloc=place, query="").geturl()
         self._query = f"?{parts.query}" if parts.query else ""
-        self._local = place.rpartition(":")[0].strip("[]") in ("localhost", "127.0.0.1", "::1") or place == "localhost"
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.local = place.rpartition(":")[0].strip("[]") in ("localhost", "127.0.0.1", "::1") or place == "localhost"
         self.__authorization = f"Bearer {key}" if key else f"Basic {basic}" if basic else ""
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient]
         self._clients = weakref.WeakKeyDictionary()
@@ -94,7 +96,7 @@ class Connection:
                 headers=headers,
                 timeout=httpx.Timeout(waits.read, connect=waits.connect, pool=None),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-                trust_env=not self._local,  # a proxy cannot reach this machine's own servers
+                trust_env=not self.local,  # a proxy cannot reach this machine's own servers
             )
             self._clients[loop] = client
         return client
@@ -119,23 +121,32 @@ class Connection:
             return response.status_code, None
 
     async def look(self) -> Server | None:
-        """Ask the server who it is (one or two small GETs). None where it cannot be told now."""
+        """Ask the server who it is (a few small GETs). None where it cannot be told now."""
         status, listing = await self.get_json("/models")
         if status in (0, 401, 403, 408, 429) or status >= 500:
             return None
         cards = listing.get("data") if isinstance(listing, dict) else None
         cards = [card for card in cards if isinstance(card, dict) and card.get("id")] if isinstance(cards, list) else []
         vllm = any(card.get("owned_by") == "vllm" for card in cards)
-        version = None
-        if vllm:
-            _, told = await self.get_json(f"{self._base.removesuffix('/v1')}/version")
-            version = told.get("version") if isinstance(told, dict) else None
+        version = await self._tells("/version", "version") if vllm else None
         return Server(
             vllm=vllm,
             models=tuple(str(card["id"]) for card in cards),
             context={str(card["id"]): card["max_model_len"] for card in cards if card.get("max_model_len")},
+            roots={str(card["id"]): str(card["root"]) for card in cards if card.get("root")},
             version=version,
         )
+
+    async def config(self) -> str | None:
+        """A vLLM server's whole configuration, which it tells only in its development mode (and then not quickly)."""
+        told = await self._tells("/server_info", "vllm_config")
+        return None if told is None else self.redact(told)
+
+    async def _tells(self, path: str, key: str) -> str | None:
+        """A text that a server tells beside its API."""
+        _, told = await self.get_json(f"{self._base.removesuffix('/v1')}{path}")
+        text = told.get(key) if isinstance(told, dict) else None
+        return text if isinstance(text, str) else None
 
     async def serves_v1(self) -> bool:
         """Whether `/v1` below the base would have been right."""

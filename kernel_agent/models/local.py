@@ -9,6 +9,7 @@ Sampling seeds torch's global generator for the length of a completion and puts 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel_agent.errors import ModelError, ModelFailed
-from kernel_agent.models.checkpoint import embedded_path, resolve, weights_sha256
+from kernel_agent.models.checkpoint import embedded_path, resolve, snapshot
+from kernel_agent.models.hashes import identity
 from kernel_agent.types import Completion, Json, Request
 
 if TYPE_CHECKING:
     from kernel_agent.models.generate import Loaded
 
 _INSTALL = "pip install 'kernel-agent[local]'"
+_NOT_HERE = "the checkpoint is not in this machine's hub cache"
 
 
 def embedded(*, device: str = "auto") -> TransformersModel:
@@ -54,7 +57,7 @@ class TransformersModel:
         self.name = name or Path(self._source).name
         self._device, self._dtype, self._revision = device, dtype, revision
         self._loaded: Loaded | None = None
-        self._hash: str | None = None
+        self._identity: dict[str, Json] = {}
         self._thread: ThreadPoolExecutor | None = None
 
     def __repr__(self) -> str:
@@ -120,9 +123,24 @@ class TransformersModel:
             thread.shutdown(wait=False, cancel_futures=True)
 
     def describe(self) -> Mapping[str, Json]:
-        """Kind, model, hash of the weights, and once loaded: revision, dtype, device, versions."""
-        if self._hash is None:
-            self._hash = weights_sha256(self._source)
+        """Kind, model, revision and hashes of its files (see hashes.py), and once loaded: chat template, dtype, device, versions.
+
+        What is None and why it could not be told is in `not_told`.
+        """
         about = self._loaded.about if self._loaded else {}
-        return {"kind": "transformers", "model": self.name, "weights_sha256": self._hash,
-                "revision": self._revision, "dtype": self._dtype, "device": self._device, **about}  # fmt: skip
+        if not self._identity:
+            wanted = about.get("revision") or self._revision
+            local = Path(self._source)
+            folder = local if local.is_dir() else snapshot(self._source, wanted, os.environ)
+            if folder is not None:
+                self._identity = identity(folder)
+        files = self._identity or {"revision": self._revision, "weights_sha256": None, "files_sha256": None,
+                                   "not_told": {"weights_sha256": _NOT_HERE, "files_sha256": _NOT_HERE}}  # fmt: skip
+        return {
+            "kind": "transformers",
+            "model": self.name,
+            "dtype": self._dtype,
+            "device": self._device,
+            **about,
+            **files,
+        }

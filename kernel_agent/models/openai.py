@@ -26,6 +26,7 @@ from kernel_agent.models import stream, wire
 from kernel_agent.models.attempts import Refused, Work, adapt
 from kernel_agent.models.faults import Reply, explain, in_stream, no_completion, read_reply
 from kernel_agent.models.http import Connection, Server, Timeouts
+from kernel_agent.models.nearby import ELSEWHERE, Nearby
 from kernel_agent.types import Completion, Json, Request
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class OpenAIModel:
         self._connection = Connection(base_url, api_key, timeouts)
         self._retries = retries
         self._server: Server | None = None
+        self._nearby = Nearby()
+        self._config: str | None = None
         self._dialect = wire.Dialect()
         self._held: OrderedDict[str, None] = OrderedDict()
         self._max_held = max_image_uploads
@@ -86,16 +89,24 @@ class OpenAIModel:
         return f"OpenAIModel({self._model!r}, base_url={self._connection.shown!r})"
 
     def describe(self) -> Mapping[str, Json]:
-        """Kind, model and address; the server's kind, version and token limit once it was asked (see `probe`)."""
-        server = self._server or Server()
-        return {
+        """Kind, model and address; once it was asked (see `probe`) the server's kind, version, token limit, `root` (path or
+        hub name of what it serves), and what else can be known of it, with `not_told` for what cannot (see nearby.py).
+        """
+        server, model = self._server or Server(), self._model or ""
+        about: dict[str, Json] = {
             "kind": "openai",
             "model": self._model,
             "base_url": self._connection.shown,
             "server": None if self._server is None else "vllm" if server.vllm else "other",
             "server_version": server.version,
-            "context_tokens": server.context.get(self._model or ""),
+            "context_tokens": server.context.get(model),
         }
+        facts = self._nearby.facts()
+        if not facts:
+            return about
+        why = {} if server.version else {"server_version": ELSEWHERE}
+        config = {"config": self._config} if self._config else {}
+        return {**about, "root": server.roots.get(model), **config, **facts, "not_told": {**why, **facts["not_told"]}}
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -106,9 +117,12 @@ class OpenAIModel:
         if self._server is None:
             self._server = await self._connection.look()
             if self._server is not None and self._server.vllm:
-                self._dialect = replace(self._dialect, uuids=True, tool_images=True)
+                self._dialect = replace(self._dialect, uuids=True, tool_images=True, rendered=True)
         if self._model is None and self._server is not None and len(self._server.models) == 1:
             self._model = self._server.models[0]
+        if self._server is not None and self._model is not None:
+            port = self._connection.port if self._server.vllm and self._connection.local else None
+            self._nearby.look(port, self._server.roots.get(self._model), tuple(self._server.roots.values()))
         return self._server
 
     async def complete(self, request: Request, *, on_text: Callable[[str], None] | None = None) -> Completion:
@@ -126,13 +140,22 @@ class OpenAIModel:
                 f"{self._connection.shown} gave no whole answer within {total:g} s ({work.received} characters came, "
                 f"{work.repeats} retries). Raise the timeout, lower max_tokens, or ask a faster server."
             ) from None
+        seconds = time.monotonic() - work.started
+        await self._learn()
         return replace(
             completion,
             events=tuple(work.events),
-            seconds=time.monotonic() - work.started,
+            seconds=seconds,
             first_token_seconds=work.first_token,
             uploaded_bytes=work.uploaded,
         )
+
+    async def _learn(self) -> None:
+        """After the first completion: what is known of the server; where the machine does not tell, the server itself may."""
+        await self._nearby.settle()
+        if self._config is None and (self._server or Server()).vllm and not self._nearby.facts().get("flags"):
+            self._config = ""
+            self._config = await self._connection.config() or ""
 
     async def _ask(self, work: Work) -> Completion:
         await self.probe()

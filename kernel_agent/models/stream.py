@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from kernel_agent.models.text import Mender, mend
-from kernel_agent.types import Completion, Json, TokenLogprob, ToolCall, Usage
+from kernel_agent.models.tokens import are_ids, joined, rendered_prompt
+from kernel_agent.types import Completion, Json, RenderedPrompt, TokenLogprob, ToolCall, Usage
 
 MAX_BYTES = 64 * 2**20
 """A completion of more than this is refused: the server ignores max_tokens."""
@@ -84,6 +85,7 @@ class _Choice:
     finish: str | None = None
     calls: dict[int, _Call] = field(default_factory=dict)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
 
     def whole(self) -> str:
         """Text as written. A server that takes the reasoning out of the text gets it put back in <think> tags."""
@@ -97,7 +99,8 @@ class Assembly:
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
         self._usage: Usage | None = None
-        self._model = self._id = ""
+        self._model = self._id = self._fingerprint = ""
+        self._prompt: RenderedPrompt | None = None
         self._mender = Mender()
         self.pieces = 0
         self.received = 0
@@ -114,6 +117,10 @@ class Assembly:
             raise NotACompletion(f"JSON without choices: {excerpt(json.dumps(event).encode())}")
         self._model = event.get("model") or self._model
         self._id = event.get("id") or self._id
+        self._fingerprint = event.get("system_fingerprint") or self._fingerprint
+        if self._prompt is None and are_ids(ids := event.get("prompt_token_ids")):
+            text = event.get("prompt_text")
+            self._prompt = rendered_prompt(ids, text if isinstance(text, str) else None)
         if isinstance(event.get("usage"), dict):
             self._usage = _usage(event["usage"])
         shown = ""
@@ -149,6 +156,8 @@ class Assembly:
             self.received += len(arguments)
         for entry in (item.get("logprobs") or {}).get("content") or ():
             choice.logprobs.append(TokenLogprob(token=mend(entry["token"])[0], logprob=float(entry["logprob"])))
+        if are_ids(ids := item.get("token_ids")):
+            choice.ids += ids
         choice.finish = item.get("finish_reason") or choice.finish
         return reasoning + text
 
@@ -175,6 +184,9 @@ class Assembly:
             response_id=self._id,
             logprobs=tuple(first.logprobs),
             alternatives=tuple(mend(choice.whole())[0] for choice in others),
+            prompt=self._prompt,
+            token_ids=joined(first.ids),
+            system_fingerprint=str(self._fingerprint),
         ), self._usage is not None
 
 

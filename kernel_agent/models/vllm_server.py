@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,12 +26,16 @@ from typing import Self
 from kernel_agent.errors import InputError, ModelFailed, ModelTimeout
 from kernel_agent.models import vllm_flags
 from kernel_agent.models.checkpoint import resolve
+from kernel_agent.models.hashes import identity
 
 _GUARD = Path(__file__).with_name("guard.py")
 
 
 class VLLMServer:
     """`with` or `async with`: a vLLM server for `checkpoint` ("embedded", a folder or a hub name).
+
+    `OpenAIModel(server.model, base_url=server.url)` asks it; once asked, its `describe` tells the flags, the variables and what
+    the weights are (see nearby.py). The hashes of large weights are made while the server starts.
 
     Args:
         port: None takes a free one.
@@ -151,6 +156,7 @@ class VLLMServer:
         _check_free(self.host, self.port)
         gpu = vllm_flags.has_gpu()
         env = {**os.environ, **vllm_flags.environment(self.source, gpu=gpu), "PYTHONUNBUFFERED": "1", **self._env}
+        threading.Thread(target=_hash, args=(self.source,), name="hash", daemon=True).start()
         ours, self._pipe = os.pipe()
         self._started = time.monotonic()
         try:
@@ -246,6 +252,13 @@ def serve(
         echo("Ctrl-C stops it.")
         server.wait()
     echo("Stopped.")
+
+
+def _hash(source: str) -> None:
+    """Have the hashes of a checkpoint's large files remembered, however long it takes."""
+    with contextlib.suppress(OSError):
+        if Path(source).is_dir():
+            identity(source, limit=None)
 
 
 def _served(source: str) -> str:

@@ -27,12 +27,14 @@ class Dialect:
         tool_images: images may stand in `tool` messages (vLLM); else they follow in a user message.
         stream_options: usage may be asked for in a stream.
         max_tokens: the name of the parameter, `max_tokens` or `max_completion_tokens`.
+        rendered: the prompt as rendered and the tokens' ids may be asked for (vLLM).
     """
 
     uuids: bool = False
     tool_images: bool = False
     stream_options: bool = True
     max_tokens: str = "max_tokens"
+    rendered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ def encode(request: Request, *, model: str, dialect: Dialect, known: Container[s
     }
     if dialect.stream_options:
         body["stream_options"] = {"include_usage": True}
+    if dialect.rendered:
+        body |= {"return_token_ids": True, "return_prompt_text": True}
     if request.tools:
         body["tools"] = [dict(tool) for tool in request.tools]
     optional = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}

@@ -174,7 +174,9 @@ def clean_step(step: Step) -> Step:
     """The step with no secrets in its events and in what the server says of itself; what the model and the code wrote stays."""
     events = _clean_events(step.events)
     completion, cell = step.completion, step.cell
-    said: dict[str, Any] = {name: getattr(completion, name) for name in ("response_id", "model", "finish_reason")}
+    said: dict[str, Any] = {
+        name: getattr(completion, name) for name in ("response_id", "model", "finish_reason", "system_fingerprint")
+    }
     clean: dict[str, Any] = {name: redact_text(text) for name, text in said.items()}
     if clean != said:
         completion = replace(completion, **clean)

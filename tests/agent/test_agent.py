@@ -390,3 +390,16 @@ def test_sampling_is_passed_on_and_capped_by_what_is_left(picture: Image.Image) 
     _, model = run(replies, picture, budget=Budget(tokens=100), sampling=Sampling(max_tokens=80, seed=7))
     assert [request.sampling.max_tokens for request in model.requests] == [80, 30]
     assert model.requests[0].sampling.seed == 7
+
+
+async def test_what_becomes_known_of_a_model_later_is_recorded_once() -> None:
+    class Slow(ScriptedModel):
+        def describe(self) -> dict[str, Any]:
+            return {"kind": "scripted", "model": "slow", "weights_sha256": "ab" if len(self.requests) > 1 else None}
+
+    agent = Agent(Slow([call("1"), call("2"), call("3"), "<answer>x</answer>"]))
+    run = await agent.arun(Task(question="?", images=(Image.new("RGB", (32, 32)),)))
+    described = [event for event in run.events if event.kind == "model_described"]
+    assert [event.data["weights_sha256"] for event in described] == ["ab"]
+    assert run.steps[1].started < described[0].time < run.steps[2].started
+    assert run.model["weights_sha256"] == "ab"

@@ -65,6 +65,9 @@ def delta(text: str | None = None, *, index: int = 0, finish: str | None = None,
     }
 
 
+TELLING = {"prompt_token_ids": [1, 2, 70_000], "prompt_text": "<|user|>hi"}
+"""What vLLM adds to the first chunk."""
+
 USAGE = {
     "usage": {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}},
     "choices": [],

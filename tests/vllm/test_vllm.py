@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -11,13 +13,20 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 from tiny_model import ask, picture
+from typer.testing import CliRunner
 
 import kernel_agent
+from kernel_agent.audit.exchanges import replay
+from kernel_agent.blocking import run_blocking
+from kernel_agent.cli import app
 from kernel_agent.errors import InputError, ModelFailed, ModelRefused
-from kernel_agent.models import OpenAIModel, TransformersModel, VLLMServer
+from kernel_agent.models import OpenAIModel, TransformersModel, VLLMServer, wire
 from kernel_agent.models.wire import view_id
+from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Completion, ImagePart, Message, Request, TextPart, ToolCall
 
 TOOL = {
@@ -63,7 +72,62 @@ async def test_same_text_as_transformers(model: OpenAIModel, checkpoint: Path) -
         assert served.finish_reason == own.finish_reason
         assert served.usage.prompt_tokens == own.usage.prompt_tokens
         assert served.usage.completion_tokens == own.usage.completion_tokens
+        assert served.prompt is not None
+        assert served.prompt == own.prompt
+        assert served.prompt.tokens == served.usage.prompt_tokens
+        assert served.token_ids == own.token_ids
+        assert len(served.token_ids.split()) == served.usage.completion_tokens
     await local.aclose()
+
+
+async def test_a_prompts_hash_is_that_of_what_vllm_says_otherwise(model: OpenAIModel, server: VLLMServer) -> None:
+    """Against /tokenize, and against the ids and the text of a whole answer, for requests with images, tools and old turns."""
+    await model.probe()
+    for request in (ask(picture(1), "and", picture(2)), conversation(3), replace(ask("Use it"), tools=(TOOL,))):
+        completion = await model.complete(request)
+        body = json.loads(wire.encode(request, model="small", dialect=model._dialect, known=(), max_tokens=4).data)
+        async with httpx.AsyncClient(timeout=60) as client:
+            asked = {key: body[key] for key in ("model", "messages", "tools") if key in body}
+            ids = (await client.post(f"{server.url.removesuffix('/v1')}/tokenize", json=asked)).json()["tokens"]
+            plain = {key: value for key, value in body.items() if key != "stream_options"} | {"stream": False}
+            whole = (await client.post(f"{server.url}/chat/completions", json=plain)).json()
+        assert whole["prompt_token_ids"] == ids
+        assert completion.prompt is not None
+        assert completion.prompt.tokens == len(ids)
+        assert completion.prompt.tokens_sha256 == hashlib.sha256(np.asarray(ids, "<u4").tobytes()).hexdigest()
+        assert completion.prompt.text_sha256 == hashlib.sha256(whole["prompt_text"].encode()).hexdigest()
+        assert completion.system_fingerprint == whole["system_fingerprint"]
+
+
+async def test_its_flags_and_weights_are_known_on_its_machine(
+    model: OpenAIModel, server: VLLMServer, checkpoint: Path
+) -> None:
+    await model.complete(ask("x"))
+    about = model.describe()
+    assert (about["root"], about["flags"]["--model"]) == (str(checkpoint), str(checkpoint))
+    assert about["flags"]["--served-model-name"] == "small"
+    assert about["variables"]["VLLM_NO_USAGE_STATS"] == "1"
+    own = TransformersModel(checkpoint).describe()
+    assert about["weights_sha256"] == own["weights_sha256"] is not None
+    assert about["files_sha256"] == own["files_sha256"] is not None
+    assert about["not_told"].keys() == {"revision"}
+
+
+def test_another_server_gives_the_recorded_prompts_again(server: VLLMServer, checkpoint: Path, tmp_path: Path) -> None:
+    """A run through vLLM, asked again of vLLM and of transformers in process: prompts, tokens and texts are the same."""
+    image = Path(__file__).parents[2] / "notebooks" / "label.png"
+    question, path = "What is written on the label?", tmp_path / "run.ipynb"
+    with kernel_agent.ask(question, image, model=server.model, base_url=server.url, save_to=path) as run:
+        assert all(step.completion.prompt for step in run.steps)
+        assert run.model["flags"]["--dtype"] == "float32"
+    loaded = Trajectory.load(path)
+    for again in (OpenAIModel(server.model, base_url=server.url), TransformersModel(checkpoint, dtype="float32")):
+        assert run_blocking(replay(loaded, again)) == []
+        run_blocking(again.aclose())
+    asked = ["audit", str(path), "--no-code", "--json", "--replay-model", "--base-url", server.url]
+    report = json.loads(CliRunner().invoke(app, asked).stdout)
+    assert report["exit_code"] == 0
+    assert report["exchanges"][0]["codevision.prompt.tokens"] == report["exchanges"][0]["gen_ai.usage.input_tokens"]
 
 
 def test_the_agent_takes_the_same_way(server: VLLMServer, checkpoint: Path) -> None:
