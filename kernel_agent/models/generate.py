@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProce
 from transformers.utils import logging as transformers_logging
 
 from kernel_agent.errors import ModelFailed, ModelRefused
-from kernel_agent.models.text import mend
+from kernel_agent.models.text import IMAGE_TOKENS, break_up, mend
 from kernel_agent.models.tokens import joined, rendered_prompt
 from kernel_agent.types import (
     Completion,
@@ -82,8 +82,9 @@ class Loaded:
 
     def _inputs(self, request: Request, events: list[Event]) -> tuple[Any, RenderedPrompt]:
         """What the model gets, and the record of it."""
-        token = getattr(self.processor, "image_token", None)
-        chat = [_chat(message, token if isinstance(token, str) else None, events) for message in request.messages]
+        own = getattr(self.processor, "image_token", None)
+        tokens = (own, *IMAGE_TOKENS) if isinstance(own, str) and own not in IMAGE_TOKENS else IMAGE_TOKENS
+        chat = [_chat(message, tokens, events) for message in request.messages]
         images = [
             Image.open(io.BytesIO(part.image.view)).convert("RGB")
             for message in request.messages
@@ -248,30 +249,32 @@ def _event(kind: str, **data: Json) -> Event:
     return Event(kind=kind, time=time.time(), data=data)
 
 
-def _chat(message: Message, image_token: str | None, events: list[Event]) -> dict[str, Json]:
+def _chat(message: Message, image_tokens: tuple[str, ...], events: list[Event]) -> dict[str, Json]:
     """A message as chat templates take it. A literal image token in text would count as an image: it is broken up."""
-    parts: list[dict[str, Json]] = []
-    for part in message.content:
-        if isinstance(part, TextPart):
-            text = mend(part.text)[0]
-            if image_token and image_token in text:
-                text = text.replace(image_token, f"{image_token[0]} {image_token[1:]}")
-                events.append(_event("image_token_in_text", token=image_token, role=message.role))
-            parts.append({"type": "text", "text": text})
-        else:
-            parts.append({"type": "image"})
+    broken: dict[str, None] = {}
+
+    def broken_up(text: str) -> str:
+        text, found = break_up(mend(text)[0], image_tokens)
+        broken.update(dict.fromkeys(found))
+        return text
+
+    parts: list[dict[str, Json]] = [
+        {"type": "text", "text": broken_up(part.text)} if isinstance(part, TextPart) else {"type": "image"}
+        for part in message.content
+    ]
     out: dict[str, Json] = {"role": message.role, "content": parts}
     if message.tool_calls:
         out["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+                "function": {"name": call.name, "arguments": _arguments(broken_up(call.arguments))},
             }
             for call in message.tool_calls
         ]
     if message.tool_call_id is not None:
         out["tool_call_id"] = message.tool_call_id
+    events += [_event("image_token_in_text", token=token, role=message.role) for token in broken]
     return out
 
 

@@ -27,6 +27,7 @@ from kernel_agent.models.attempts import Refused, Work, adapt
 from kernel_agent.models.faults import Reply, explain, in_stream, no_completion, read_reply
 from kernel_agent.models.http import Connection, Server, Timeouts
 from kernel_agent.models.nearby import ELSEWHERE, Nearby
+from kernel_agent.models.text import IMAGE_TOKENS
 from kernel_agent.types import Completion, Json, Request
 
 if TYPE_CHECKING:
@@ -117,7 +118,9 @@ class OpenAIModel:
         if self._server is None:
             self._server = await self._connection.look()
             if self._server is not None and self._server.vllm:
-                self._dialect = replace(self._dialect, uuids=True, tool_images=True, rendered=True)
+                self._dialect = replace(
+                    self._dialect, uuids=True, tool_images=True, rendered=True, image_tokens=IMAGE_TOKENS
+                )
         if self._model is None and self._server is not None and len(self._server.models) == 1:
             self._model = self._server.models[0]
         if self._server is not None and self._model is not None:
@@ -203,6 +206,9 @@ class OpenAIModel:
         body = wire.encode(
             work.request, model=model, dialect=self._dialect, known=self._held, max_tokens=work.max_tokens
         )
+        if work.body is None:
+            for token, role in body.broken:
+                work.note("image_token_in_text", token=token, role=role)
         work.body = body
         assembly = stream.Assembly()
         if work.received and work.on_text:

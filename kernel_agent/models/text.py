@@ -1,8 +1,26 @@
-"""Text as it crosses JSON: surrogates joined, lone ones replaced, nothing lost."""
+"""Text on its way to a model: surrogates joined, lone ones replaced, nothing lost; no text that would count as an image."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+
+IMAGE_TOKENS = (
+    "<image>", "<|image_pad|>", "<|video_pad|>", "<|image|>", "<|patch|>", "<IMG_CONTEXT>", "<image_soft_token>",
+    "<|media_pad|>", "<image_placeholder>", "[IMG]",
+)  # fmt: skip
+"""What stands for an image in the prompts of the usual model families (LLaVA, Idefics, Qwen, Llama, InternVL, Gemma, Kimi, ...)."""
+
+
+def break_up(text: str, tokens: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """Text in which no literal image token is left, and those that were in it.
+
+    One in a question or in what a cell printed would take an image's place in the prompt.
+    """
+    found = tuple(token for token in tokens if token in text)
+    for token in found:
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text, found
 
 
 def mend(text: str) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
-from kernel_agent.models.text import mend
+from kernel_agent.models.text import break_up, mend
 from kernel_agent.types import ImagePart, Json, KernelImage, Message, Part, Request, TextPart
 
 _MOVED = "Images of the tool result above, in order:"
@@ -27,6 +27,7 @@ class Dialect:
         tool_images: images may stand in `tool` messages (vLLM); else they follow in a user message.
         stream_options: usage may be asked for in a stream.
         max_tokens: the name of the parameter, `max_tokens` or `max_completion_tokens`.
+        image_tokens: what must not stand in text, since the server would put an image there (vLLM; see `text.break_up`).
         rendered: the prompt as rendered and the tokens' ids may be asked for (vLLM).
     """
 
@@ -34,16 +35,21 @@ class Dialect:
     tool_images: bool = False
     stream_options: bool = True
     max_tokens: str = "max_tokens"
+    image_tokens: tuple[str, ...] = ()
     rendered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """An encoded request. `sent` are the uuids of images whose data is in it, `referenced` those named only."""
+    """An encoded request. `sent` are the uuids of images whose data is in it, `referenced` those named only.
+
+    `broken` are the image tokens that stood in text, with the role of the message.
+    """
 
     data: bytes
     sent: frozenset[str]
     referenced: frozenset[str]
+    broken: tuple[tuple[str, str], ...] = ()
 
 
 def encode(request: Request, *, model: str, dialect: Dialect, known: Container[str], max_tokens: int) -> Body:
@@ -71,7 +77,12 @@ def encode(request: Request, *, model: str, dialect: Dialect, known: Container[s
     if sampling.logprobs:
         body["logprobs"] = True
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return Body(data=mend(text)[0].encode(), sent=frozenset(writer.sent), referenced=frozenset(writer.referenced))
+    return Body(
+        data=mend(text)[0].encode(),
+        sent=frozenset(writer.sent),
+        referenced=frozenset(writer.referenced),
+        broken=tuple(writer.broken),
+    )
 
 
 def view_id(image: KernelImage) -> str:
@@ -84,6 +95,7 @@ class _Writer:
         self.dialect, self.known = dialect, known
         self.sent: set[str] = set()
         self.referenced: set[str] = set()
+        self.broken: dict[tuple[str, str], None] = {}
 
     def messages(self, messages: tuple[Message, ...]) -> Iterator[Mapping[str, Json]]:
         """Messages in order; images of tool messages after the last of them where the server wants it so."""
@@ -96,11 +108,15 @@ class _Writer:
             elif moved:
                 yield self._moved(moved)
                 moved = []
-            out: dict[str, Json] = {"role": message.role, "content": self._content(parts)}
+            out: dict[str, Json] = {"role": message.role, "content": self._content(parts, message.role)}
             if message.tool_calls:
                 out["content"] = out["content"] or None
                 out["tool_calls"] = [
-                    {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                    {
+                        "id": call.id,
+                        "type": "function",
+                        "function": {"name": call.name, "arguments": self._text(call.arguments, message.role)},
+                    }
                     for call in message.tool_calls
                 ]
             if message.tool_call_id is not None:
@@ -110,13 +126,20 @@ class _Writer:
             yield self._moved(moved)
 
     def _moved(self, images: list[Part]) -> Mapping[str, Json]:
-        return {"role": "user", "content": self._content((TextPart(text=_MOVED), *images))}
+        return {"role": "user", "content": self._content((TextPart(text=_MOVED), *images), "user")}
 
-    def _content(self, parts: tuple[Part, ...]) -> Json:
+    def _text(self, text: str, role: str) -> str:
+        text, found = break_up(text, self.dialect.image_tokens)
+        self.broken.update(((token, role), None) for token in found)
+        return text
+
+    def _content(self, parts: tuple[Part, ...], role: str) -> Json:
         if not any(isinstance(part, ImagePart) for part in parts):
-            return "".join(part.text for part in parts if isinstance(part, TextPart))
+            return self._text("".join(part.text for part in parts if isinstance(part, TextPart)), role)
         return [
-            {"type": "text", "text": part.text} if isinstance(part, TextPart) else self._image(part.image)
+            {"type": "text", "text": self._text(part.text, role)}
+            if isinstance(part, TextPart)
+            else self._image(part.image)
             for part in parts
         ]
 

@@ -362,6 +362,29 @@ async def test_vllm_gets_each_image_once() -> None:
         await client.aclose()
 
 
+async def test_an_image_token_in_text_takes_no_images_place() -> None:
+    call = ToolCall(id="c", name="code_image_tool", arguments='{"code": "print(\'<|image_pad|>\')"}')
+    asked = ask("What is <image>? ", picture(0))
+    told = (
+        *asked.messages,
+        Message(role="assistant", content=(), tool_calls=(call,)),
+        Message(role="tool", content=(TextPart(text="<|image_pad|>"),), tool_call_id="c"),
+    )
+    completion, server = await complete([say("ok")], replace(asked, messages=told), vllm=True)
+    sent = json.dumps(server.exchanges[0].body["messages"])
+    assert "< image>" in sent
+    assert sent.count("< |image_pad|>") == 2
+    assert "<image>" not in sent
+    assert [(event.kind, event.data["token"], event.data["role"]) for event in completion.events] == [
+        ("image_token_in_text", "<image>", "user"),
+        ("image_token_in_text", "<|image_pad|>", "assistant"),
+        ("image_token_in_text", "<|image_pad|>", "tool"),
+    ]
+    plain, server = await complete([say("ok")], asked)
+    assert "<image>" in json.dumps(server.exchanges[0].body["messages"])
+    assert plain.events == ()
+
+
 async def test_other_servers_get_tool_images_in_a_user_message() -> None:
     request = ask("look ", picture(0))
     call = ToolCall(id="c", name="t", arguments="{}")

@@ -64,6 +64,7 @@ async def test_same_text_as_transformers(model: OpenAIModel, checkpoint: Path) -
         ask(picture(1), "and", picture(2), "differ?"),
         conversation(2),
         ask("no image at all"),
+        ask("What does <image> mean in ", picture(1), "?"),
         ask("안녕하세요 한글 ", picture(3)),
     ]
     for request in requests:
