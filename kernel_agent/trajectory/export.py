@@ -82,7 +82,7 @@ def _self_contained(state: State) -> bytes:
     for cell in cells:
         if cell["id"] == "setup":
             cell["source"] = _source(state).splitlines(keepends=True)
-            cell["metadata"] = {KEY: {"kind": "setup"}, "jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
+            cell["metadata"] |= {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
             cell["outputs"] = setup_outputs(state)
     return notebook.document(notebook.pack(cells), notebook.tail(state))
 

@@ -21,6 +21,8 @@ from kernel_agent.audit.finding import Report
 from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
+from kernel_agent.trajectory import Trajectory
+from tests.trajectory.making import random_run
 
 
 @pytest.fixture
@@ -95,6 +97,28 @@ def test_a_bundle_is_a_process_run_crate(notebook: Path, tmp_path: Path) -> None
         return set()
 
     assert references(crate) - known.keys() == {"https://w3id.org/ro/crate/1.1"}
+
+
+def test_any_run_can_be_bundled() -> None:
+    for seed in range(20):  # half characters, NULs, runs without a question, ...
+        held = bundles.members(random_run(seed))
+        assert json.loads(held["ro-crate-metadata.json"])["@graph"]
+
+
+def test_the_model_has_the_address_that_is_known() -> None:
+    models = (
+        {"kind": "transformers", "model": "embedded"},
+        {"kind": "openai", "model": "a/b c", "base_url": "http://127.0.0.1:8000/v1"},
+        {"kind": "transformers", "model": "/home/ann/checkpoint", "weights_sha256": "0" * 64},
+    )
+    found = []
+    for model in models:
+        crate = bundles.members(Trajectory.start(images=[], header={"model": model}))["ro-crate-metadata.json"]
+        software = [item for item in json.loads(crate)["@graph"] if item["@type"] == "SoftwareApplication"]
+        found.append((software[2]["@id"], software[2].get("url")))
+    assert found[0] == ("https://pypi.org/project/kernel-agent/#model", "https://pypi.org/project/kernel-agent/")
+    assert found[1] == ("http://127.0.0.1:8000/v1/models/a%2Fb%20c", "http://127.0.0.1:8000/v1")
+    assert (found[2][0][:9], found[2][1]) == ("urn:uuid:", None)
 
 
 def _resized(path: Path, held: int, told: int) -> None:
