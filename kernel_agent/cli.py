@@ -123,20 +123,20 @@ def ask(
     started = time.perf_counter()
     path = continue_from if continue_from and output is None else output or _default_path()
     trajectory: Trajectory | None = None
-    signer = None
     try:
         from kernel_agent import api
-        from kernel_agent.errors import CodeVisionError
+        from kernel_agent.audit.signing import own_signer
+        from kernel_agent.errors import CodeVisionError, InputError
         from kernel_agent.progress import Progress
         from kernel_agent.trajectory import Trajectory
 
-        signer = cli_evidence.own_signer(sign)
         given = {
             "base_url": base_url,
             "model": model,
             "protocol": protocol,
             "api_key": os.environ.get("CODEVISION_API_KEY") or None,
             "watch": None if as_json or quiet else Progress(),
+            "signer": own_signer(sign),
             "kernel": _kernel(context, isolation, namespaces, unsafe_no_sandbox, memory),
             **_limits(context, view_pixels, jpeg),
         }
@@ -156,12 +156,11 @@ def ask(
             from kernel_agent.trajectory.export import write_self_contained
 
             write_self_contained(trajectory, path)
-        cli_evidence.sign_run(trajectory, signer)
+        if sign and trajectory.unsigned:
+            raise InputError(f"{_shown(trajectory.path)} is not signed: {trajectory.unsigned}")
     except KeyboardInterrupt as interrupt:
-        cli_evidence.sign_what_is_there(interrupt, signer)
         _fail(interrupt, "Interrupted.", started, as_json, code=130)
     except (CodeVisionError, ValueError, OSError) as error:
-        cli_evidence.sign_what_is_there(error, signer)
         _fail(error, str(error), started, as_json)
     _report(trajectory, started, as_json=as_json, quiet=quiet)
 

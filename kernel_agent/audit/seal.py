@@ -94,6 +94,11 @@ def sign_file(path: Path, signer: CryptoSigner) -> Seal:
         raise TrajectoryError(f"{path} cannot be read: {error.strerror}: give the path of a saved run") from error
     parsed = notebook.parse(data, path.name)
     notebook.read(parsed, path.name)
+    return seal_notebook(parsed, target, signer)
+
+
+def seal_notebook(parsed: Json, target: Path, signer: CryptoSigner) -> Seal:
+    """Seal a parsed notebook of a run, as `sign_file` does, and write it. StorageError."""
     now, ours = parts(parsed), parsed["metadata"][KEY]
     envelope = _whole(ours.get(SEAL), now) or _statement(now, ours)
     envelope.sign(signer)

@@ -51,6 +51,7 @@ def write_self_contained(trajectory: Trajectory, path: str | os.PathLike[str]) -
     """Write `self_contained` to `path`, in place of what was there, and return the path. Raises StorageError."""
     target = files.notebook_path(path)
     write(target, _self_contained(trajectory._state))
+    trajectory._have_signed(target)
     return target
 
 
