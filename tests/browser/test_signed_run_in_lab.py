@@ -82,10 +82,8 @@ def test_folding_and_trusting_are_no_content(opened: Opened) -> None:
     code = opened.cell("rotate(90")
     code.locator(".jp-InputCollapser").click()
     code.locator(".jp-OutputCollapser").click()
-    opened.page.evaluate("() => window.jupyterapp.commands.execute('notebook:trust')")
-    accept = opened.page.locator(".jp-Dialog button.jp-mod-accept")
-    if accept.count():
-        accept.click()
+    opened.page.evaluate("() => void window.jupyterapp.commands.execute('notebook:trust')")
+    opened.page.locator(".jp-Dialog button.jp-mod-accept").click()
     opened.save()
     assert b'"source_hidden"' in opened.path.read_bytes()
     assert b'"outputs_hidden"' in opened.path.read_bytes()
@@ -105,10 +103,12 @@ def test_one_character_of_code_is_found_and_named(opened: Opened) -> None:
 
 
 def test_words_and_order_of_cells_are_found_and_named(opened: Opened) -> None:
-    opened.page.locator(".jp-Notebook .jp-MarkdownCell", has_text="The model answered.").dblclick()
+    answer = opened.page.locator(".jp-Notebook .jp-MarkdownCell").last
+    answer.locator(".jp-RenderedMarkdown").dblclick()
+    answer.locator(".cm-content").click()
     opened.page.keyboard.press("Control+End")
     opened.page.keyboard.type("!")
-    opened.page.keyboard.press("Shift+Enter")
+    opened.page.keyboard.press("Control+Enter")
     opened.cell("1 / 0").locator(".jp-InputPrompt").click()
     opened.page.keyboard.press("Control+Shift+ArrowUp")
     opened.save()
