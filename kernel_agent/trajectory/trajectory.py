@@ -382,7 +382,7 @@ class Trajectory:
                 return
             self._store.close(self._state, keep=False)
             self._store = None
-        self._check_seal(target)
+        self._check_seal(target, target)
         self._store = Store(target, self._state, force=force)
         self.path, self._recorded = self._store.path, True
 
@@ -410,20 +410,21 @@ class Trajectory:
             self.path = store.path
             self._have_signed(store.path)
 
-    def _check_seal(self, target: Path) -> None:
-        """Before the run goes on in `target`: where the seal on what it comes from does not hold, it is signed no more."""
+    def _check_seal(self, target: Path, *goes_on: Path) -> None:
+        """Before `target` is written: where the seal on what the run comes from or goes on in does not hold, it is signed no more."""
         taken_from, self._taken_from = self._taken_from, None
-        for path in dict.fromkeys((taken_from or target, target)):
-            if self.signer is not None and (problem := self.signer.objection(self, path)):
+        for path in dict.fromkeys((taken_from, *goes_on)):
+            if path is not None and self.signer is not None and (problem := self.signer.objection(self, path)):
                 self.signer, self.unsigned = None, problem
                 logger.warning("%s is not signed any more: %s", target.name, problem)
                 self.add_event(Event(kind=SEAL_BROKEN, time=time.time(), data={"notebook": path.name, "why": problem}))
 
     def _have_signed(self, path: Path) -> None:
         """A notebook of this run has been written."""
-        if self.signer is not None and (problem := self.signer.sign(self, path)) != "":
-            self.unsigned = problem
-            logger.warning("%s is not signed: %s", path.name, problem)
+        if self.signer is not None:
+            self.unsigned = self.signer.sign(self, path)
+            if self.unsigned:
+                logger.warning("%s is not signed: %s", path.name, self.unsigned)
 
     def reopen(self) -> None:
         """Record again to where it was recorded before `close`; nothing where it never was."""
@@ -441,6 +442,7 @@ class Trajectory:
         if self._store is not None and target == self._store.path:
             self._store.sync(self._state)
             return target
+        self._check_seal(target)
         export.write(target, export.whole(self._state, target))
         self.path = self.path or target
         self._have_signed(target)

@@ -212,7 +212,7 @@ def test_what_was_changed_between_two_turns_is_not_sealed_again_(
 
 
 def test_a_record_changed_before_it_is_taken_up_is_not_sealed_until_a_person_does(
-    runs: Callable[..., Runs], picture: Image.Image, key: str
+    runs: Callable[..., Runs], picture: Image.Image, key: str, tmp_path: Path
 ) -> None:
     first = runs()
     path = _ended(first.start("How many?", [picture]))
@@ -224,6 +224,7 @@ def test_a_record_changed_before_it_is_taken_up_is_not_sealed_until_a_person_doe
     report = opened.trajectory.audit(code=False)  # opening it hides nothing
     assert report.exit_code == 1
     assert report.seal is not None
+    assert not _signed(opened.trajectory.fork(1).save(tmp_path / "fork.ipynb"), key)
     branch = opened.do("fork", steps=1)
     assert branch is not None
     assert branch.trajectory.path is not None
