@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +157,27 @@ def test_a_bundle_made_to_harm_is_refused(
     report = _audit(path)
     assert report.exit_code == 1
     assert any(told in finding.message for finding in report.findings), report.findings
+
+
+@pytest.mark.slow
+def test_a_bundle_is_audited_where_there_is_nothing_but_this_package(notebook: Path, tmp_path: Path) -> None:
+    write_bundle(notebook, tmp_path / "run.zip")
+    venv.create(tmp_path / "clean", with_pip=True)
+    root, python = Path(__file__).parents[2], tmp_path / "clean/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", root], check=True, timeout=500)
+    lacks = "import importlib.util as i; print([n for n in ('nbclient', 'jupyter_server', 'torch', 'pytest') if i.find_spec(n)])"
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    def said(*command: str | Path) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert said(python, "-c", lacks) == "[]\n"
+    told = json.loads(said(tmp_path / "clean/bin/codevision", "audit", "run.zip", "--json"))
+    assert (told["outcome"], told["rerun"]["counts"]["identical"], told["findings"]) == ("holds", 1, [])
 
 
 def test_two_runs_are_compared_by_cells_and_pictures(notebook: Path, picture: Image.Image, tmp_path: Path) -> None:
