@@ -18,6 +18,8 @@ from kernel_agent.audit.seal import Expected, sign_file
 from kernel_agent.blocking import run_blocking
 from kernel_agent.models import ScriptedModel
 from tests.browser.labs import Lab
+from tests.browser.panel import Panel
+from tests.browser.test_panel_insert import kernel_is_there
 
 pytestmark = pytest.mark.browser
 
@@ -27,8 +29,8 @@ CODES = ("print('seen', image_0.size)", "image_0.rotate(90, expand=True)", "1 / 
 class Opened:
     """A signed run of its own in the Lab, and what a person does to it."""
 
-    def __init__(self, page: Page, path: Path, key: str) -> None:
-        self.page, self.path, self.key = page, path, key
+    def __init__(self, page: Page, lab: Lab, path: Path, key: str) -> None:
+        self.page, self.lab, self.path, self.key = page, lab, path, key
         expect(page.locator(".jp-Notebook .jp-MarkdownCell", has_text="The model answered.")).to_be_visible()
 
     def cell(self, code: str) -> Locator:
@@ -46,9 +48,14 @@ class Opened:
             self.page.wait_for_timeout(100)
         raise AssertionError("JupyterLab did not write the file")
 
+    def run(self, code: str) -> None:
+        """Run a cell with the kernel of the Lab, to its end."""
+        kernel_is_there(Panel(page=self.page, lab=self.lab))
+        self.cell(code).locator(".cm-content").click()
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-cell').then(() => null)")
+
     def audit(self) -> Report:
         expected = Expected(signers=(self.key,))
-        # Playwright's loop lives in this thread: the audit's is another one
         return run_blocking(audit_file(self.path, RerunOptions(code=False), expected=expected))[0]
 
     def places(self) -> set[tuple[str, str, str]]:
@@ -66,7 +73,7 @@ def opened(visit: Callable[..., Page], lab: Lab, tmp_path: Path, request: pytest
     agent.run(task, save_to=path)
     make_key(tmp_path / "key.pem")
     sign_file(path, signer := load_signer(tmp_path / "key.pem"))
-    return Opened(visit(path.name), path, str(signer.public_key.keyid))
+    return Opened(visit(path.name), lab, path, str(signer.public_key.keyid))
 
 
 def test_saving_changes_every_byte_and_no_content(opened: Opened) -> None:
@@ -119,16 +126,8 @@ def test_words_and_order_of_cells_are_found_and_named(opened: Opened) -> None:
 
 def test_cells_that_are_run_again_are_told(opened: Opened) -> None:
     """The picture has the same pixels, which a reader may see as well as the old; but it is not the file that was signed."""
-    for code in ("open_notebook", "rotate(90"):
-        cell = opened.cell(code)
-        cell.locator(".cm-content").click()
-        opened.page.keyboard.press("Control+Enter")
-        opened.page.wait_for_function(
-            "() => { const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel;"
-            " return kernel?.connectionStatus === 'connected' && kernel.status === 'idle' }",
-            timeout=60_000,
-        )
-        opened.page.wait_for_timeout(500)
+    opened.run("open_notebook")
+    opened.run("rotate(90")
     expect(opened.cell("rotate(90").locator(".jp-OutputArea-output img")).to_be_visible()
     opened.save()
     report = opened.audit()
@@ -139,9 +138,8 @@ def test_cells_that_are_run_again_are_told(opened: Opened) -> None:
 
 
 def test_a_cell_that_is_run_again_and_says_something_else_is_told(opened: Opened) -> None:
-    opened.cell("'seen'").locator(".cm-content").click()
-    opened.page.keyboard.press("Control+Enter")  # image_0 is not there: an error in place of the text
-    expect(opened.cell("'seen'")).to_contain_text("NameError", timeout=60_000)
+    opened.run("'seen'")  # image_0 is not there: an error in place of the text
+    expect(opened.cell("'seen'")).to_contain_text("NameError")
     opened.save()
     found = opened.places()
     assert ("integrity", "step 1", "outputs[0].ename") in found
