@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kernel_agent.models import Model
     from kernel_agent.session import KernelPool
     from kernel_agent.session.images import ViewBounds
+    from kernel_agent.trajectory.trajectory import Signer
 
 
 class Agent:
@@ -34,6 +35,7 @@ class Agent:
         budget: limits of a turn.
         sampling: how the model samples; `max_tokens` caps one message.
         bounds, max_pixels, allow_http, kernel, encoding, pool: as `Session` takes them.
+        signer: signs what is saved of a run, at the end of each turn (`audit.signing.own_signer`); by default nobody does.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Agent:
         kernel: KernelOptions = KernelOptions(),
         encoding: ImageEncoding = ImageEncoding(),
         pool: KernelPool | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self.model = model
         self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -56,7 +59,7 @@ class Agent:
         self.sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *self.protocol.stop))))
         self.bounds, self.max_pixels, self.allow_http = bounds, max_pixels, allow_http
         self.kernel, self.pool = kernel, pool
-        self.encoding = encoding
+        self.encoding, self.signer = encoding, signer
 
     def session(self, images: tuple[object, ...] = ()) -> Session:
         """A session as this agent needs it, not yet started. Raises ImageError."""
@@ -100,6 +103,7 @@ class Agent:
         """A run whose kernel stays for follow-up questions. Close it with `aclose`."""
         session = self.session(images)
         trajectory = Trajectory.start(images=session.images, header=self.header(session))
+        trajectory.signer = self.signer
         for event in session.take_events():
             trajectory.add_event(event)
         if save_to is not None:

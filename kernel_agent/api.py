@@ -79,20 +79,21 @@ def continue_trajectory(
     recorded there from now on, else to where it was recorded before.
     """
     check_question(question)
-    options = {**recorded_options(trajectory.header), **options}
+    options = {"signer": trajectory.signer, **recorded_options(trajectory.header), **options}
     agent = Agent(recorded_model(trajectory, model, base_url, api_key=api_key), **options)
     trajectory.close()
+    conversation = taken_up(agent, trajectory)
     if save_to is not None:
         trajectory.record_to(save_to, force=force)
     else:
         trajectory.reopen()
-    return _turn(taken_up(agent, trajectory), question, watch)
+    return _turn(conversation, question, watch)
 
 
 def taken_up(agent: Agent, trajectory: Trajectory) -> Conversation:
     """The trajectory's conversation as the model knows it, with a session that has yet to get its state."""
     sent, new = history(agent.protocol, trajectory)
-    session = agent.session()
+    session, trajectory.signer = agent.session(), agent.signer
     if isinstance(seed := trajectory.header.get("kernel_seed"), int):
         session.seed = seed
     session.resume_from(trajectory.images, [step.cell for step in trajectory.steps if step.cell is not None])

@@ -62,7 +62,7 @@ async def audit_file(
     except TrajectoryError as error:
         return Report(name=source.name, run_id="", findings=(_refused(str(error)),)), None
     report, trajectory = await audit_bytes(data, source.name, options, expected=expected, pool=pool)
-    if is_bundle(data):
+    if is_bundle(data, source.name):
         return report, trajectory
     beside = check_journal(source, trajectory)
     return replace(report, findings=(*report.findings, *beside)), trajectory
@@ -76,8 +76,8 @@ async def audit_bytes(
     expected: Expected = Expected(),
     pool: KernelPool | None = None,
 ) -> tuple[Report, Trajectory | None]:
-    """Audit the bytes of a notebook or of a bundle."""
-    opened = _unpacked if is_bundle(data) else _opened
+    """Audit the bytes of a notebook or of a bundle; `name` is that of the file."""
+    opened = _unpacked if is_bundle(data, name) else _opened
     report, trajectory = opened(data, name, options, expected)
     report = replace(report, sha256=hashlib.sha256(data).hexdigest())
     if trajectory is None:

@@ -1,8 +1,9 @@
-"""Audit a folder of runs with a pool of kernels.
+"""Audit a folder of runs, notebooks and bundles, with a pool of kernels.
 
 Guarantees: as many runs are in memory as there are workers, however many there are; each is one line of JSON in the results,
 written when it is done; a second run over the same folder leaves out what the results hold already, told by the file's
-SHA-256 and the options. A line that a crash cut off is left out and done again. A file that cannot be read is a line too.
+SHA-256 and the options. A line that a crash cut off is left out and done again. A file that cannot be read, or is no run, is a
+line too, which says what it is.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Batch:
     """What a batch has found.
 
     Attributes:
-        total: notebooks in the folder; `skipped` of them were in the results already (they count in `outcomes`).
+        total: notebooks and zip files in the folder; `skipped` of them were in the results already (they count in `outcomes`).
         outcomes: how many hold, fail, could not be checked.
         verdicts: of all cells.
         worst: lines of runs that do not hold, the first ones.
@@ -59,13 +60,13 @@ class Batch:
             self.worst.append(line)
 
 
-def notebooks(folder: Path) -> Iterator[Path]:
-    """All notebooks under a folder by name, without links and checkpoints."""
+def runs(folder: Path) -> Iterator[Path]:
+    """All notebooks and zip files under a folder by name, without links and checkpoints."""
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(root, name)
-            if name.endswith(".ipynb") and not name.startswith(".") and not path.is_symlink():
+            if name.endswith((".ipynb", ".zip")) and not name.startswith(".") and not path.is_symlink():
                 yield path
 
 
@@ -78,9 +79,9 @@ async def audit_folder(
     jobs: int | None = None,
     watch: Callable[[Batch], None] = lambda batch: None,
 ) -> Batch:
-    """Audit every notebook under `folder`; `results` is continued where it exists.
+    """Audit every run under `folder`; `results` is continued where it exists. `watch` is told first how many there are.
 
-    Raises InputError where there is no notebook or no isolation, StorageError where `results` cannot be written.
+    Raises InputError where there is no run or no isolation, StorageError where `results` cannot be written.
     """
     from kernel_agent.session import KernelPool
 
@@ -88,15 +89,16 @@ async def audit_folder(
     options = replace(options, pictures=False)
     count = jobs or os.cpu_count() or 1
     marked = _mark(options, expected)
-    batch = Batch(total=sum(1 for _ in notebooks(folder)))
+    batch = Batch(total=sum(1 for _ in runs(folder)))
     if not batch.total:
-        raise InputError(f"{folder} holds no notebook (*.ipynb): give a folder of saved runs")
+        raise InputError(f"{folder} holds no notebook (*.ipynb) and no bundle (*.zip): give a folder of saved runs")
     done = _done(results, marked)
-    waiting = notebooks(folder)
+    waiting = runs(folder)
     try:
         file = os.open(results, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise StorageError(f"{results} cannot be written: {error.strerror}: give another --results") from error
+    watch(batch)
     try:
         async with KernelPool(count, kernel=options.kernel) as pool:
 

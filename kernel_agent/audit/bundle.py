@@ -2,6 +2,7 @@
 
 It holds `run.ipynb` (as it is, with its seal), every image as a file, the versions the run was made with, and how to check it. All
 but the notebook follows from the notebook, so the audit compares each file with what the notebook gives: the seal covers them all.
+The README names the layout of the bundle: in another one than this version's (`LAYOUT`) the files that only describe are "unchecked".
 Guarantees: nothing is ever unpacked to the disk, so names cannot lead anywhere; a bundle that would grow beyond `MAX_BYTES` in
 all or holds too many files is refused before it is read; a file that is damaged, changed, put in or taken out is named.
 """
@@ -9,6 +10,7 @@ all or holds too many files is refused before it is read; a file that is damaged
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ from kernel_agent.audit import crate
 from kernel_agent.audit.finding import Finding, Outcome, Report
 from kernel_agent.errors import TrajectoryError
 from kernel_agent.trajectory import Trajectory
+from kernel_agent.trajectory.codec import text
 from kernel_agent.types import Json
 
 if TYPE_CHECKING:
@@ -28,9 +31,12 @@ NOTEBOOK = "run.ipynb"
 MAX_BYTES = 1 << 30
 """Most bytes of all files of a bundle together, unpacked."""
 MAX_FILES = 20_000
+LAYOUT = 2
+"""Version of what the files that describe a run say. Raise it with any change of that."""
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "image/bmp": "bmp"}
+_NUMBER = re.compile(rb"^Layout (\d{1,9})\b", re.MULTILINE)
 _DATE = (1980, 1, 1, 0, 0, 0)
-_README = """A run of CodeVision: a vision-language model answered a question about images by writing Python.
+_README = f"""A run of CodeVision: a vision-language model answered a question about images by writing Python.
 
 run.ipynb          the run: question, thoughts, code, outputs, answer, and the record of every request
 images/            every picture of it, as in the notebook
@@ -44,6 +50,8 @@ Check it:
 
 The code is run again in an isolated kernel; no model is needed. If the run is signed, ask its author for the public key and add
 --require-signer KEY: a signature by an unknown key shows only that the file is as its signer left it.
+
+Layout {LAYOUT} of bundles.
 """
 
 
@@ -81,12 +89,12 @@ def _requirements(header: Mapping[str, Json]) -> bytes:
     lines = [f"# Python {known.get('python', 'unknown')} on {known.get('platform', 'unknown')}"]
     if isinstance(packages, Mapping):
         lines += [f"{name}=={number}" for name, number in sorted(packages.items())]
-    return ("\n".join(" ".join(line.split()) for line in lines) + "\n").encode()
+    return (text("\n".join(" ".join(line.split()) for line in lines)) + "\n").encode()
 
 
-def is_bundle(data: bytes) -> bool:
-    """Whether these bytes are those of a zip file."""
-    return data.startswith(b"PK\x03\x04")
+def is_bundle(data: bytes, name: str) -> bool:
+    """Whether these bytes are those of a zip file, or are called so."""
+    return data.startswith(b"PK\x03\x04") or name.endswith(".zip")
 
 
 def read_bundle(data: bytes, name: str) -> tuple[dict[str, bytes], list[Finding]]:
@@ -133,13 +141,20 @@ def read_bundle(data: bytes, name: str) -> tuple[dict[str, bytes], list[Finding]
 def check_members(held: Mapping[str, bytes], run: Trajectory) -> Iterator[Finding]:
     """Each file of a bundle against what the notebook in it gives."""
     expected = members(run)
+    layout = _layout(held)
     for name in expected.keys() - held.keys():
-        yield _finding(name, "it was taken out of the bundle")
+        yield _member(name, "it was taken out of the bundle", layout)
     for name in held.keys() - expected.keys() - {NOTEBOOK}:
-        yield _finding(name, "the notebook knows nothing of this file")
+        yield _member(name, "the notebook knows nothing of this file", layout)
     for name, data in expected.items():
         if name in held and held[name] != data:
-            yield _finding(name, "it is not what the notebook gives")
+            yield _member(name, "it is not what the notebook gives", layout)
+
+
+def _layout(held: Mapping[str, bytes]) -> int:
+    """The layout that a bundle's README names; the first one named none."""
+    named = _NUMBER.search(held.get("README.txt", _README.encode()))
+    return int(named[1]) if named else 1
 
 
 def with_members(report: Report, run: Trajectory | None, held: Mapping[str, bytes], found: list[Finding]) -> Report:
@@ -147,6 +162,15 @@ def with_members(report: Report, run: Trajectory | None, held: Mapping[str, byte
     names = {finding.field for finding in found}
     more = [] if run is None else [item for item in check_members(held, run) if item.field not in names]
     return replace(report, findings=(*report.findings, *found, *sorted(more, key=lambda item: item.field)))
+
+
+def _member(name: str, message: str, layout: int) -> Finding:
+    """What does not hold of a file; one that only describes cannot be checked in another layout."""
+    found = _finding(name, message)
+    if layout == LAYOUT or name.startswith("images/"):
+        return found
+    message = f"{message} (it is in layout {layout}, and this version knows {LAYOUT})"
+    return replace(found, outcome=Outcome.UNCHECKED, message=message)
 
 
 def _finding(name: str, message: str) -> Finding:

@@ -2,20 +2,24 @@
 
 Guarantees: follows from the run alone, the same every time. RO-Crate 1.1 with Process Run Crate 0.5
 (https://w3id.org/ro/wfrun/process/0.5): one action for the run, one for each cell that ran, with inputs, results, times, how it ended,
-the software and its versions, the model, the isolation, and who approved or changed code. Not guaranteed: a licence (the run knows none).
+the software and its versions, the model, the isolation, and who approved or changed code. Not guaranteed: what a run does not know (a
+licence, an author, a publisher, who asked). `bundle.LAYOUT` has to be raised where this module writes something else for the same run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
 from kernel_agent.audit.model import words
 from kernel_agent.trajectory import Trajectory
+from kernel_agent.trajectory.codec import encode, text
 from kernel_agent.types import ErrorOutput, Json, KernelImage, Status, Step
 
 NAME = "ro-crate-metadata.json"
@@ -24,7 +28,7 @@ _CONTEXT = [
     "https://w3id.org/ro/crate/1.1/context",
     {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"},
 ]
-_AGENT, _KERNEL, _MODEL = "https://pypi.org/project/kernel-agent/", "https://www.python.org/", "#model"
+_AGENT, _KERNEL = "https://pypi.org/project/kernel-agent/", "https://www.python.org/"
 _STATUS = {True: "http://schema.org/CompletedActionStatus", False: "http://schema.org/FailedActionStatus"}
 _DECIDED = {"approved", "code_edited", "refused"}
 
@@ -48,7 +52,17 @@ def crate(run: Trajectory, files: Mapping[str, bytes], images: Mapping[int, str]
         {"@id": "run.ipynb", "@type": "File", "name": "The run", "encodingFormat": "application/x-ipynb+json"},
         *(_file(name, data) for name, data in files.items()),
     ]
-    return orjson.dumps({"@context": _CONTEXT, "@graph": graph}, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    whole = {"@context": _CONTEXT, "@graph": _written(graph)}
+    return orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+
+
+def _written(value: Json) -> Json:
+    """The same with text that UTF-8 can hold: code may have printed half of a character."""
+    if isinstance(value, dict):
+        return {key: _written(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_written(item) for item in value]
+    return text(value) if isinstance(value, str) else value
 
 
 def _root(run: Trajectory, names: list[str], steps: list[Step]) -> dict[str, Json]:
@@ -75,6 +89,7 @@ def _software(run: Trajectory) -> list[dict[str, Json]]:
     versions: Mapping[str, Any] = packages if isinstance(packages, Mapping) else {}
     listed = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
     model = {key: value for key, value in run.model.items() if value is not None}
+    home = _AGENT if _is_embedded(run) else model.get("base_url")
     return [
         {
             "@id": _AGENT,
@@ -82,7 +97,7 @@ def _software(run: Trajectory) -> list[dict[str, Json]]:
             "name": "kernel-agent",
             "url": "https://pypi.org/project/kernel-agent/",
             "softwareVersion": str(versions.get("kernel-agent", "unknown")),
-            "softwareRequirements": [{"@id": _KERNEL}, {"@id": _MODEL}],
+            "softwareRequirements": [{"@id": _KERNEL}, {"@id": _model(run)}],
         },
         {
             "@id": _KERNEL,
@@ -94,14 +109,28 @@ def _software(run: Trajectory) -> list[dict[str, Json]]:
             "description": f"Isolation: {run.isolation}. {listed}",
         },
         {
-            "@id": _MODEL,
+            "@id": _model(run),
             "@type": "SoftwareApplication",
             "name": str(model.get("model", "unknown")),
-            "url": "https://pypi.org/project/kernel-agent/",
             "softwareVersion": str(model.get("revision") or model.get("weights_sha256") or "unknown"),
             "description": ", ".join(f"{key} {words(value)}" for key, value in sorted(model.items())),
+            **({"url": str(home)} if home else {}),
         },
     ]
+
+
+def _model(run: Trajectory) -> str:
+    """The model as an absolute URI: its address on a server, else a UUID of all that is known of it (RFC 9562, version 5)."""
+    if _is_embedded(run):
+        return f"{_AGENT}#model"
+    if server := run.model.get("base_url"):
+        return f"{server}/models/{quote(text(str(run.model.get('model'))), safe='')}"
+    known = orjson.dumps(encode(run.model), option=orjson.OPT_SORT_KEYS)
+    return uuid.uuid5(uuid.NAMESPACE_URL, known.decode()).urn
+
+
+def _is_embedded(run: Trajectory) -> bool:
+    return (run.model.get("kind"), run.model.get("model")) == ("transformers", "embedded")
 
 
 def _whole(run: Trajectory, images: Mapping[int, str]) -> dict[str, Json]:
@@ -119,6 +148,7 @@ def _whole(run: Trajectory, images: Mapping[int, str]) -> dict[str, Json]:
         "startTime": _time(began),
         "endTime": _time(_ended(run)),
         "actionStatus": _STATUS[run.answer is not None],
+        **({} if run.answer is not None else {"error": f"no answer: {run.stop_reason}"}),
         **_by(run, None),
     }
 
@@ -130,8 +160,8 @@ def _cell(step: Step, run: Trajectory, images: Mapping[int, str]) -> dict[str, J
     used = list(dict.fromkeys(parent.index for parent in parents)) or [
         image.index for image in run.images if image.origin == "input"
     ]
-    ended = [output for output in step.cell.outputs if isinstance(output, ErrorOutput)]
-    failed = {"error": f"{ended[-1].ename}: {ended[-1].evalue}"[:500]} if ended else {}
+    ended = [f"{out.ename}: {out.evalue}"[:500] for out in step.cell.outputs if isinstance(out, ErrorOutput)]
+    failed = {} if step.cell.status is Status.OK else {"error": ended[-1] if ended else str(step.cell.status)}
     return {
         "@id": f"#step-{step.index + 1}",
         "@type": "CreateAction",

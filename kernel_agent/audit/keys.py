@@ -16,11 +16,15 @@ from kernel_agent.errors import InputError
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
+KEY_VARIABLE = "CODEVISION_SIGNING_KEY"
+"""Names the file of the user's key, where it is not the default one."""
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def default_key() -> Path:
-    """Where the user's own key lies: `codevision/signing-key.pem` in the user's configuration folder."""
+    """Where the user's own key lies: CODEVISION_SIGNING_KEY, or `codevision/signing-key.pem` in the configuration folder."""
+    if chosen := os.environ.get(KEY_VARIABLE):
+        return Path(chosen)
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base, "codevision", "signing-key.pem")
 
@@ -40,12 +44,12 @@ def make_key(path: Path) -> None:
 
 def load_signer(path: Path) -> CryptoSigner:
     """The signer in a file: PEM (PKCS#8) or OpenSSH, without a passphrase. InputError otherwise."""
+    data = _read(path)  # before the imports, which take longer
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from securesystemslib.signer import CryptoSigner
 
-    data = _read(path)
     load = serialization.load_ssh_private_key if b"OPENSSH" in data[:60] else serialization.load_pem_private_key
     try:
         key = load(data, None)

@@ -111,12 +111,17 @@ def sign_file(path: Path, signer: CryptoSigner | SigstoreSigner) -> Seal:
     Raises TrajectoryError for what is no saved run, StorageError where it is being recorded to, changes meanwhile or cannot be
     written, SigningError where Sigstore does not sign.
     """
-    from securesystemslib.signer import CryptoSigner
-
     target = files.notebook_path(path)
     data = _read(target, path)
     parsed = notebook.parse(data, path.name)
     notebook.read(parsed, path.name)
+    return seal_notebook(parsed, data, target, signer)
+
+
+def seal_notebook(parsed: Json, data: bytes, target: Path, signer: CryptoSigner | SigstoreSigner) -> Seal:
+    """Seal what was read and parsed of `target`, as `sign_file` does, and write it. StorageError, SigningError."""
+    from securesystemslib.signer import CryptoSigner
+
     now, ours = parts(parsed), parsed["metadata"][KEY]
     trust = Trust() if isinstance(signer, CryptoSigner) else signer.trust
     envelope, bundles = _whole(ours.get(SEAL), now, trust) or (_statement(now, ours), [])
@@ -128,7 +133,7 @@ def sign_file(path: Path, signer: CryptoSigner | SigstoreSigner) -> Seal:
     ours[SEAL] = {"envelope": envelope.to_dict(), "fields": {part.name: part.fields for part in now}}
     ours[SEAL] |= {"sigstore": bundles} if bundles else {}
     seal = read_seal(ours[SEAL])
-    if _read(target, path) != data:  # Sigstore takes its time
+    if _read(target, target) != data:  # Sigstore takes its time
         raise StorageError(f"{target} was changed while it was being signed: sign it again")
     export.write(target, notebook.document(notebook.pack(parsed["cells"]), notebook.closing(parsed["metadata"])))
     return seal

@@ -3,8 +3,8 @@
 The record in the metadata is what a run is loaded from; source, outputs, Markdown and pictures are what people look at. Guarantees:
 each field of each cell is compared with what this package writes for the record; an image whose file was written anew (the
 notebook was run again) counts by its pixels; a cell that is gone, doubled, moved or not the run's is named. Not found: what was changed in the record too
-(re-execution, the record's own consistency and the seal are for that). Where another version of this package wrote the
-notebook, a difference is "unchecked".
+(re-execution, the record's own consistency and the seal are for that). A difference in a cell that was written in another look
+than this version's (`trajectory.cells.LOOK`) is "unchecked": a change of the look is no forgery.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import orjson
 
 from kernel_agent.audit.content import fields_of, moved, named, place
 from kernel_agent.audit.finding import Finding, Outcome
-from kernel_agent.audit.said import same_version
 from kernel_agent.errors import ImageError
 from kernel_agent.trajectory import Trajectory, export, notebook
-from kernel_agent.trajectory.cells import KEY, cells_since
+from kernel_agent.trajectory.cells import KEY, LOOK, cells_since
 from kernel_agent.trajectory.state import Mark
 from kernel_agent.types import Json
 
@@ -32,10 +31,10 @@ _METADATA = re.compile(r"outputs\[\d+\]\.metadata\b")
 
 def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
     """What the cells of a parsed notebook show that the record in it does not give."""
-    outcome = Outcome.FAILS if same_version(trajectory.header) else Outcome.UNCHECKED
     written = notebook.pack(cells_since(trajectory._state, Mark()))
     expected = dict(named(orjson.loads(cell) for cell in written))
     here = dict(named(parsed["cells"]))
+    outcome = Outcome.FAILS if all(_look(cell) == LOOK for cell in here.values()) else Outcome.UNCHECKED
     found = [_finding(outcome, name, "cell", "it is gone") for name in expected if name not in here]
     order = [name for name in here if name in expected]
     found += [
@@ -44,7 +43,7 @@ def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> lis
     ]
     for name, cell in here.items():
         if name in expected:
-            found += _differences(outcome, name, cell, expected[name], trajectory, max_pixels)
+            found += _differences(name, cell, expected[name], trajectory, max_pixels)
         else:
             ours = isinstance(cell, dict) and KEY in (cell.get("metadata") or {})
             told = "a copy of one of the run's cells" if ours else "it is not the run's: somebody added it"
@@ -52,9 +51,18 @@ def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> lis
     return found
 
 
-def _differences(
-    outcome: Outcome, name: str, cell: Json, wanted: Json, trajectory: Trajectory, max_pixels: int
-) -> Iterator[Finding]:
+def _look(cell: Json) -> Json:
+    """The look that a cell was written in; this version's for a cell that is none of ours."""
+    metadata = cell.get("metadata") if isinstance(cell, dict) else None
+    ours = metadata.get(KEY) if isinstance(metadata, dict) else None
+    return ours.get("look", 1) if isinstance(ours, dict) else LOOK
+
+
+def _differences(name: str, cell: Json, wanted: Json, trajectory: Trajectory, max_pixels: int) -> Iterator[Finding]:
+    look = _look(cell)
+    outcome, written = Outcome.FAILS, ""
+    if look != LOOK:
+        outcome, written = Outcome.UNCHECKED, f" (it was written in look {look!r:.20}, and this version knows {LOOK})"
     here, expected = _visible(cell), _visible(wanted)
     if here == expected:
         return
@@ -76,7 +84,7 @@ def _differences(
             if field not in expected
             else "it is not the recorded one"
         )
-        yield _finding(outcome, name, field, told)
+        yield _finding(outcome, name, field, told + written)
 
 
 def _visible(cell: Json) -> Mapping[str, str]:

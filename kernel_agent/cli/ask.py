@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from kernel_agent.cli import evidence
 from kernel_agent.cli.options import (
     PROTOCOL,
     BaseUrl,
@@ -111,20 +110,20 @@ def ask(
     started = time.perf_counter()
     path = continue_from if continue_from and output is None else output or _default_path()
     trajectory: Trajectory | None = None
-    signer = None
     try:
         from kernel_agent import api
-        from kernel_agent.errors import CodeVisionError
+        from kernel_agent.audit.signing import own_signer
+        from kernel_agent.errors import CodeVisionError, InputError
         from kernel_agent.progress import Progress
         from kernel_agent.trajectory import Trajectory
 
-        signer = evidence.own_signer(sign)
         given = {
             "base_url": base_url,
             "model": model,
             "protocol": protocol,
             "api_key": api_key(),
             "watch": None if as_json or quiet else Progress(),
+            "signer": own_signer(sign),
             "kernel": _kernel(context, isolation, namespaces, unsafe_no_sandbox, memory),
             **_limits(context, view_pixels, jpeg),
         }
@@ -144,12 +143,11 @@ def ask(
             from kernel_agent.trajectory.export import write_self_contained
 
             write_self_contained(trajectory, path)
-        evidence.sign_run(trajectory, signer)
+        if sign and trajectory.unsigned:
+            raise InputError(f"{_shown(trajectory.path)} is not signed: {trajectory.unsigned}")
     except KeyboardInterrupt as interrupt:
-        evidence.sign_what_is_there(interrupt, signer)
         _fail(interrupt, "Interrupted.", started, as_json, code=130)
     except (CodeVisionError, ValueError, OSError) as error:
-        evidence.sign_what_is_there(error, signer)
         _fail(error, str(error), started, as_json)
     _report(trajectory, started, as_json=as_json, quiet=quiet)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -38,7 +39,7 @@ Exit code: 0 all holds, 1 something fails, 2 something could not be checked. No 
 
 
 def audit(
-    target: Annotated[Path, typer.Argument(help="RUN.ipynb, or a folder of them.")],
+    target: Annotated[Path, typer.Argument(help="RUN.ipynb, a bundle (RUN.zip), or a folder of them.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as one JSON object.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report that anybody can open; it is inert.")] = None,
     require_signer: Annotated[
@@ -214,11 +215,13 @@ def _folder(
     from kernel_agent.blocking import run_blocking
 
     out = results or Path(f"{folder.resolve().name or 'root'}-audit.jsonl")
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=as_json) as progress:
-        task = progress.add_task("", total=None)
+    progress = Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    task = progress.add_task("", total=None)
+    with ExitStack() as shown:
 
         def watch(batch: Batch) -> None:
+            if not (as_json or progress.live.is_started):  # not before it is known that there is something to do
+                shown.enter_context(progress)
             progress.update(task, total=batch.total, completed=batch.outcomes.total())
 
         batch = run_blocking(audit_folder(folder, out, options, expected=expected, jobs=jobs, watch=watch))

@@ -1,21 +1,19 @@
-"""`codevision sign`, `bundle`, `diff`, and what `codevision ask` signs by itself: thin faces on audit/."""
+"""`codevision sign`, `bundle`, `diff`: thin faces on audit/."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from kernel_agent.audit.keys import KEY_VARIABLE
+
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
     from kernel_agent.audit.sigstore_sign import SigstoreSigner
-    from kernel_agent.trajectory import Trajectory
-
-KEY_VARIABLE = "CODEVISION_SIGNING_KEY"
 
 
 def sign(
@@ -174,36 +172,6 @@ def diff(
     for image in found.images:
         print(clean_text(f"{image.what}: {image.how}"))
     raise typer.Exit(1 if found.text or found.images else 0)
-
-
-def own_signer(wanted: bool | None) -> CryptoSigner | None:
-    """The user's signer; None where none is wanted, or where there is none and none was asked for. Raises InputError."""
-    from kernel_agent.audit.keys import default_key, load_signer
-
-    path = Path(os.environ.get(KEY_VARIABLE) or default_key())
-    if wanted is False or (wanted is None and not path.exists()):
-        return None
-    return load_signer(path)
-
-
-def sign_run(trajectory: Trajectory, signer: CryptoSigner | None) -> None:
-    """Sign a run that has ended."""
-    if signer is not None and trajectory.path is not None:
-        from kernel_agent.audit.seal import sign_file
-
-        sign_file(trajectory.path, signer)
-
-
-def sign_what_is_there(error: BaseException, signer: CryptoSigner | None) -> None:
-    """Sign the run that an error or an interrupt left, where it was saved; a failure to do so is told and no more."""
-    from kernel_agent.errors import CodeVisionError
-
-    trajectory = getattr(error, "trajectory", None)
-    if trajectory is not None:
-        try:
-            sign_run(trajectory, signer)
-        except CodeVisionError as failure:
-            print(f"codevision: not signed: {failure}", file=sys.stderr)
 
 
 def _fail(error: Exception, code: int = 1) -> NoReturn:

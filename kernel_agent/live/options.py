@@ -26,6 +26,7 @@ class RunOptions:
         max_tokens, temperature, seed: see `types.Sampling`.
         isolation: least level of isolation; it raises what the `Runs` were made with, and never lowers it.
         approve_each: wait for a person before each cell.
+        sign: sign what is saved with the user's key: None where there is one, True or no run, False not.
     """
 
     model: str | None = None
@@ -41,6 +42,7 @@ class RunOptions:
     seed: int | None = None
     isolation: str | None = None
     approve_each: bool = False
+    sign: bool | None = None
     by: str = field(default="user", repr=False)
 
     @classmethod
@@ -55,7 +57,7 @@ class RunOptions:
         for name, value in given.items():
             if name in ("model", "base_url", "protocol", "isolation"):
                 right = isinstance(value, str)
-            elif name == "approve_each":
+            elif name in ("approve_each", "sign"):
                 right = isinstance(value, bool)
             else:
                 whole = name not in ("seconds", "cell_seconds", "temperature")
@@ -82,9 +84,10 @@ class RunOptions:
     def agent(self, model: Model, kernel: KernelOptions = KernelOptions()) -> Agent:
         """The agent they describe, on a model that has been chosen. May try what isolation works here: not for an event loop.
 
-        Raises KernelError where the level that is asked for cannot be had.
+        Raises KernelError where the level that is asked for cannot be had, InputError where a key is wanted and cannot be used.
         """
         from kernel_agent.agent import Agent
+        from kernel_agent.audit.signing import own_signer
         from kernel_agent.provisioners.sandbox.probes import choose
 
         budget = {name: getattr(self, name) for name in ("steps", "seconds", "cell_seconds", "tokens", "images")}
@@ -100,6 +103,7 @@ class RunOptions:
             budget=Budget(**{name: value for name, value in budget.items() if value is not None}),
             sampling=Sampling(**{name: value for name, value in sampling.items() if value is not None}),
             kernel=kernel,
+            signer=own_signer(self.sign),
         )
 
 

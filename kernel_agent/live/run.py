@@ -10,6 +10,7 @@ All of it lives on the background loop (blocking.py); commands may come from any
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -241,7 +242,7 @@ class LiveRun:
             logger.exception("run %s failed", self.id)
             failure = error
         try:
-            trajectory.seal()
+            await self._seal()
         except CodeVisionError as error:
             failure = failure or error
         if failure is not None:
@@ -252,6 +253,14 @@ class LiveRun:
         self.log.append("answer", turn=turns, answer=trajectory.answer, stop_reason=str(reason), failure=said)
         self._be(RunState.IDLE)
         await self._runs.spare_kernels()
+
+    async def _seal(self) -> None:
+        """Make the notebook whole, beside the loop: to sign it takes time. Whoever stops or closes the run waits for it."""
+        sealed = asyncio.ensure_future(asyncio.to_thread(self.trajectory.seal))
+        while not sealed.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([sealed])
+        sealed.result()
 
     async def before_model(self, step: int) -> None:
         """Wait while the run is paused."""
@@ -341,7 +350,7 @@ class LiveRun:
         try:
             self._runs.record(conversation.trajectory)
             if not in_turn:
-                conversation.trajectory.seal()  # nothing goes on in it yet
+                await asyncio.to_thread(conversation.trajectory.seal)  # nothing goes on in it yet
         except BaseException:
             await conversation.session.aclose()
             raise

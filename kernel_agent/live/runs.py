@@ -116,6 +116,7 @@ class Runs:
         options = options.over(theirs.over(self.defaults) if own and self._may_use(server) else self.defaults)
         agent = await asyncio.to_thread(options.agent, await self._model(options), self.kernel)
         conversation = taken_up(agent, trajectory)
+        trajectory._recorded = True  # further turns go into its notebook
         branch = trajectory.header.get("branch_of")
         parent = (str(branch.get("run")), branch.get("steps", 0)) if isinstance(branch, dict) else None
         return self.add(

@@ -41,6 +41,11 @@ _OPTIONS = [
     argument("--" + name.replace("_", "-"), dest=name, type=kind, default=None, help=said) for name, kind, said in _RUN
 ]
 
+_SIGN = [
+    argument("--sign", action="store_const", const=True, help="Sign what is saved; by default where you have a key."),
+    argument("--no-sign", dest="sign", action="store_const", const=False, help="Do not."),
+]
+
 of_a_run = _all(
     magic_arguments(),
     argument("words", nargs="*", help="The question in quotes, then images; in %%%%codevision images only."),
@@ -52,6 +57,7 @@ of_a_run = _all(
     argument("--quiet", "-q", action="store_true", help="Show nothing while it runs."),
     argument("--background", action="store_true", help="Return at once; the Trajectory fills as the run goes on."),
     argument("--approve-each", action="store_const", const="on", help="Wait for you before each cell."),
+    *_SIGN,
     *_OPTIONS,
 )
 
@@ -60,6 +66,7 @@ of_the_defaults = _all(
     argument("--profile", default=None, help="Set these options under a name, for %%codevision --profile."),
     argument("--reset", action="store_true", help="Forget all defaults and profiles first."),
     argument("--approve-each", choices=("on", "off"), help="Wait for you before each cell."),
+    *_SIGN,
     *_OPTIONS,
 )
 
@@ -75,6 +82,7 @@ def parsed(magic: Any, line: str) -> Any:
 def values(given: Any) -> dict[str, Any]:
     """What was given of `RunOptions`."""
     found = {name: value for name, _, _ in _RUN if (value := getattr(given, name)) is not None}
+    found |= {} if given.sign is None else {"sign": given.sign}
     return found | ({"approve_each": given.approve_each == "on"} if given.approve_each else {})
 
 

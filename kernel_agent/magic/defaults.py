@@ -50,6 +50,6 @@ def _said(options: RunOptions) -> str:
     said = [
         f"{item.name}={value}"
         for item in fields(options)
-        if (value := getattr(options, item.name)) and item.name != "by"
+        if (value := getattr(options, item.name)) != item.default and item.name != "by"
     ]
     return ", ".join(said) or "the embedded model, best isolation"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Int, Unicode
+from traitlets import Bool, Int, Unicode
 
 from kernel_agent.live import RunOptions, Runs
 from kernel_agent.server.handlers import handlers
@@ -31,6 +31,7 @@ class CodeVisionServer(ExtensionApp):
     isolation = Unicode("auto", help="Least isolation of kernels; the panel can ask for more, never for less.").tag(
         config=True
     )
+    sign = Bool(True, help="Sign what runs save, where the server's user has a key (codevision sign).").tag(config=True)
     runs_folder = Unicode("codevision-runs", help="Where runs are saved, under the server's root folder.").tag(
         config=True
     )
@@ -47,6 +48,7 @@ class CodeVisionServer(ExtensionApp):
             defaults=RunOptions(
                 model=self.model or os.environ.get("CODEVISION_MODEL") or None,
                 base_url=self.base_url or os.environ.get("CODEVISION_BASE_URL") or None,
+                sign=None if self.sign else False,
             ),
             kernel=KernelOptions(isolation=isolation),
             api_key=self.api_key or os.environ.get("CODEVISION_API_KEY") or None,

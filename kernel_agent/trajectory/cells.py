@@ -31,6 +31,9 @@ from kernel_agent.types import (
 )
 
 KEY = "codevision"
+LOOK = 1
+"""Version of how a record is shown: what cells there are, and what a reader sees in each. Every cell names the one it was written
+in (1 where it names none), and an audit compares only cells of its own. Raise it with any change of that."""
 BYTES_MIME = "application/octet-stream"
 """For images of a kind that no browser shows, or that could be active (SVG)."""
 
@@ -89,7 +92,8 @@ def cells_since(state: State, since: Mark) -> list[Json]:
 
 def markdown(cell_id: str, source: str, record: Json, attachments: Json = None) -> Json:
     """A Markdown cell."""
-    cell = {"cell_type": "markdown", "id": cell_id, "metadata": {KEY: record}, "source": _lines(source)}
+    metadata = {KEY: {**record, "look": LOOK}}
+    cell = {"cell_type": "markdown", "id": cell_id, "metadata": metadata, "source": _lines(source)}
     return cell | ({"attachments": attachments} if attachments else {})
 
 
@@ -124,7 +128,7 @@ def setup_cell(state: State) -> Json:
         "from kernel_agent.session.kernel_side import open_notebook\n\n"
         f'images = open_notebook("{state.run_id}"{options})'
     )
-    return _code("setup", source, setup_outputs(state), None, {KEY: {"kind": "setup"}})
+    return _code("setup", source, setup_outputs(state), None, {"kind": "setup"})
 
 
 def setup_outputs(state: State) -> list[Json]:
@@ -158,13 +162,11 @@ def step_cells(step: Step, images: Images) -> list[Json]:
     record = {"kind": "step", "index": step.index, "record": write_step(step, images)} | _views(step.images, images)
     if step.cell is None:
         return [markdown(f"step-{step.index}", _thought(step, images), record)]
-    metadata: dict[str, Json] = {KEY: record}
-    if tag := _TAGS.get(step.cell.status):
-        metadata["tags"] = [tag]
+    tag = _TAGS.get(step.cell.status)
     outputs = [_output(output, step.cell.execution_count, images) for output in step.cell.outputs]
     return [
         markdown(f"step-{step.index}-thought", _thought(step, images), {"kind": "thought", "index": step.index}),
-        _code(f"step-{step.index}", text(step.cell.source), outputs, step.cell.execution_count, metadata),
+        _code(f"step-{step.index}", text(step.cell.source), outputs, step.cell.execution_count, record, tag),
     ]
 
 
@@ -245,11 +247,13 @@ def _output(output: Output, execution_count: int | None, images: Images) -> Json
     return kind | {"data": shown, "metadata": metadata}
 
 
-def _code(cell_id: str, source: str, outputs: Json, execution_count: int | None, metadata: Json) -> Json:
+def _code(
+    cell_id: str, source: str, outputs: Json, execution_count: int | None, record: Json, tag: str | None = None
+) -> Json:
     return {
         "cell_type": "code",
         "id": cell_id,
-        "metadata": metadata,
+        "metadata": {KEY: {**record, "look": LOOK}} | ({"tags": [tag]} if tag else {}),
         "execution_count": execution_count,
         "source": _lines(source),
         "outputs": outputs,

@@ -56,6 +56,7 @@ def write_self_contained(trajectory: Trajectory, path: str | os.PathLike[str]) -
     """Write `self_contained` to `path`, in place of what was there, and return the path. Raises StorageError."""
     target = files.notebook_path(path)
     write(target, _self_contained(trajectory._state))
+    trajectory._have_signed(target)
     return target
 
 
@@ -87,7 +88,7 @@ def _self_contained(state: State) -> bytes:
     for cell in cells:
         if cell["id"] == "setup":
             cell["source"] = _source(state).splitlines(keepends=True)
-            cell["metadata"] = {KEY: {"kind": "setup"}, "jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
+            cell["metadata"] |= {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
             cell["outputs"] = setup_outputs(state)
     return notebook.document(notebook.pack(cells), notebook.tail(state))
 

@@ -6,6 +6,7 @@ written until `save`. Secrets in headers, events and image sources are taken out
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from kernel_agent.trajectory.store import Store
 
 
+logger = logging.getLogger(__name__)
+
+SEAL_BROKEN = "seal_broken"
+"""The kind of event that says that a run went on from a notebook whose seal did not hold."""
+
+
 class Live(Protocol):
     """What a trajectory goes on in while its kernel lives; who runs it (api.py, live/) sets `Trajectory._live`."""
 
@@ -51,10 +58,22 @@ class Live(Protocol):
         """Stop the kernel."""
 
 
+class Signer(Protocol):
+    """Who signs what is saved of a run by itself (audit/signing.py). Neither method raises."""
+
+    def objection(self, run: Trajectory, path: Path) -> str:
+        """Why a run that goes on from this notebook is not to be signed by itself, or ""."""
+
+    def sign(self, run: Trajectory, path: Path) -> str:
+        """Sign the notebook that was written of a run; why it was not, or ""."""
+
+
 class Trajectory:
     """One run. Make it with `start`, `load` or `recover`.
 
     Attributes:
+        signer: signs each notebook that is written of this run, at the end of a turn and when it is saved; None: nobody.
+        unsigned: why the last one was not signed, where it was to be; it is logged too.
         path: the notebook it is recorded to, was last recorded to, or was loaded from; None if there is none.
         failure: why the last turn failed, where the model or the kernel could not be had; not stored.
     """
@@ -66,6 +85,9 @@ class Trajectory:
         self._recorded = False
         self._clock = 0.0
         self._live: Live | None = None
+        self._taken_from: Path | None = None
+        self.signer: Signer | None = None
+        self.unsigned = ""
         self.path = path
         self.failure: Exception | None = None
 
@@ -88,7 +110,9 @@ class Trajectory:
         except OSError as error:
             raise TrajectoryError(f"{source} cannot be read: {error.strerror}: give the path of a saved run") from error
         state = notebook.read(notebook.parse(data, str(source)), str(source))
-        return cls(state, source.resolve())
+        run = cls(state, source.resolve())
+        run._taken_from = run.path
+        return run
 
     @classmethod
     def recover(cls, path: str | os.PathLike[str], *, keep: bool = False) -> Trajectory:
@@ -230,8 +254,12 @@ class Trajectory:
             state.turns[-1] = replace(state.turns[-1], answer=None, stop_reason=None)
         until = old.steps[steps].started if steps < len(old.steps) else float("inf")
         about = ("kernel_started", "model_described", "approved", "code_edited", "refused", "image_note")
-        state.events += [event for event in old.events if event.kind in about and event.time <= until]
-        return Trajectory(state)
+        state.events += [
+            event for event in old.events if (event.kind in about and event.time <= until) or event.kind == SEAL_BROKEN
+        ]
+        branch = Trajectory(state)
+        branch.signer, branch._taken_from = self.signer, self._taken_from
+        return branch
 
     def reopen_turn(self) -> None:
         """Go on with the turn that `branch` left open."""
@@ -392,6 +420,7 @@ class Trajectory:
                 return
             self._store.close(self._state, keep=False)
             self._store = None
+        self._check_seal(target, target)
         self._store = Store(target, self._state, force=force)
         self.path, self._recorded = self._store.path, True
 
@@ -417,6 +446,23 @@ class Trajectory:
         if store is not None:
             store.close(self._state, keep=keep)
             self.path = store.path
+            self._have_signed(store.path)
+
+    def _check_seal(self, target: Path, *goes_on: Path) -> None:
+        """Before `target` is written: where the seal on what the run comes from or goes on in does not hold, it is signed no more."""
+        taken_from, self._taken_from = self._taken_from, None
+        for path in dict.fromkeys((taken_from, *goes_on)):
+            if path is not None and self.signer is not None and (problem := self.signer.objection(self, path)):
+                self.signer, self.unsigned = None, problem
+                logger.warning("%s is not signed any more: %s", target.name, problem)
+                self.add_event(Event(kind=SEAL_BROKEN, time=time.time(), data={"notebook": path.name, "why": problem}))
+
+    def _have_signed(self, path: Path) -> None:
+        """A notebook of this run has been written."""
+        if self.signer is not None:
+            self.unsigned = self.signer.sign(self, path)
+            if self.unsigned:
+                logger.warning("%s is not signed: %s", path.name, self.unsigned)
 
     def reopen(self) -> None:
         """Record again to where it was recorded before `close`; nothing where it never was."""
@@ -434,8 +480,10 @@ class Trajectory:
         if self._store is not None and target == self._store.path:
             self._store.sync(self._state)
             return target
+        self._check_seal(target)
         export.write(target, export.whole(self._state, target))
         self.path = self.path or target
+        self._have_signed(target)
         return target
 
     def _close_turn(self, answer: str | None, stop_reason: StopReason, seconds: float) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import subprocess
+import zipfile
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from kernel_agent.audit.audit import MAX_BYTES, audit_file
 from kernel_agent.audit.batch import audit_folder
+from kernel_agent.audit.bundle import write_bundle
 from kernel_agent.audit.finding import Outcome
 from kernel_agent.audit.html import to_html
 from kernel_agent.blocking import run_blocking
@@ -167,6 +169,39 @@ def test_a_folder_is_continued_where_it_was_left(notebook: Path, tmp_path: Path)
         run_blocking(audit_folder(folder, notebook, jobs=1))
     with pytest.raises(InputError, match="holds no notebook"):
         run_blocking(audit_folder(tmp_path / "nothing", results))
+
+
+def test_a_folder_may_hold_bundles_and_other_zips_are_told(notebook: Path, tmp_path: Path) -> None:
+    folder, results = tmp_path / "runs", tmp_path / "results.jsonl"
+    folder.mkdir()
+    (folder / "a.ipynb").write_bytes(notebook.read_bytes())
+    write_bundle(notebook, folder / "b.zip")
+    (folder / "torn.zip").write_bytes((folder / "b.zip").read_bytes()[:-30])
+    (folder / "text.zip").write_text("no zip at all")
+    with zipfile.ZipFile(folder / "photos.zip", "w") as other:
+        other.writestr("photo.jpg", b"x")
+    batch = run_blocking(audit_folder(folder, results, jobs=2))
+    assert (batch.total, batch.exit_code) == (5, 1)
+    lines = {line["path"]: line for line in map(json.loads, results.read_text().splitlines())}
+    assert lines["b.zip"]["cells"] == lines["a.ipynb"]["cells"] == {"identical": 2}
+    assert lines["b.zip"]["run"] == lines["a.ipynb"]["run"]
+    told = {path: line["findings"][0]["message"] for path, line in lines.items() if line["findings"]}
+    assert told.keys() == {"torn.zip", "text.zip", "photos.zip"}
+    assert "photos.zip is no bundle of a run: it has no run.ipynb" in told["photos.zip"]
+    assert all("is no whole bundle" in told[name] for name in ("torn.zip", "text.zip"))
+    with zipfile.ZipFile(folder / "b.zip", "a") as bundle:
+        bundle.writestr("more.txt", b"x")
+    again = run_blocking(audit_folder(folder, results, jobs=2))
+    assert (again.skipped, again.outcomes[Outcome.FAILS]) == (4, 4)
+
+
+def test_a_folder_without_runs_is_told_and_nothing_is_drawn(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["audit", str(tmp_path)], env={"FORCE_COLOR": "1"})
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == f"codevision: {tmp_path} holds no notebook (*.ipynb) and no bundle (*.zip): give a folder of saved runs\n"
+    )
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,8 @@ from kernel_agent.audit.finding import Report
 from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
+from kernel_agent.trajectory import Trajectory
+from tests.trajectory.making import random_run
 
 
 @pytest.fixture
@@ -97,6 +101,28 @@ def test_a_bundle_is_a_process_run_crate(notebook: Path, tmp_path: Path) -> None
     assert references(crate) - known.keys() == {"https://w3id.org/ro/crate/1.1"}
 
 
+def test_any_run_can_be_bundled() -> None:
+    for seed in range(20):  # half characters, NULs, runs without a question, ...
+        held = bundles.members(random_run(seed))
+        assert json.loads(held["ro-crate-metadata.json"])["@graph"]
+
+
+def test_the_model_has_the_address_that_is_known() -> None:
+    models = (
+        {"kind": "transformers", "model": "embedded"},
+        {"kind": "openai", "model": "a/b c", "base_url": "http://127.0.0.1:8000/v1"},
+        {"kind": "transformers", "model": "/home/ann/checkpoint", "weights_sha256": "0" * 64},
+    )
+    found = []
+    for model in models:
+        crate = bundles.members(Trajectory.start(images=[], header={"model": model}))["ro-crate-metadata.json"]
+        software = [item for item in json.loads(crate)["@graph"] if item["@type"] == "SoftwareApplication"]
+        found.append((software[2]["@id"], software[2].get("url")))
+    assert found[0] == ("https://pypi.org/project/kernel-agent/#model", "https://pypi.org/project/kernel-agent/")
+    assert found[1] == ("http://127.0.0.1:8000/v1/models/a%2Fb%20c", "http://127.0.0.1:8000/v1")
+    assert (found[2][0][:9], found[2][1]) == ("urn:uuid:", None)
+
+
 def _resized(path: Path, held: int, told: int) -> None:
     """A file of `held` zeros that says it has `told` bytes."""
     made = io.BytesIO()
@@ -131,6 +157,27 @@ def test_a_bundle_made_to_harm_is_refused(
     report = _audit(path)
     assert report.exit_code == 1
     assert any(told in finding.message for finding in report.findings), report.findings
+
+
+@pytest.mark.slow
+def test_a_bundle_is_audited_where_there_is_nothing_but_this_package(notebook: Path, tmp_path: Path) -> None:
+    write_bundle(notebook, tmp_path / "run.zip")
+    venv.create(tmp_path / "clean", with_pip=True)
+    root, python = Path(__file__).parents[2], tmp_path / "clean/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", root], check=True, timeout=500)
+    lacks = "import importlib.util as i; print([n for n in ('nbclient', 'jupyter_server', 'torch', 'pytest') if i.find_spec(n)])"
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    def said(*command: str | Path) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert said(python, "-c", lacks) == "[]\n"
+    told = json.loads(said(tmp_path / "clean/bin/codevision", "audit", "run.zip", "--json"))
+    assert (told["outcome"], told["rerun"]["counts"]["identical"], told["findings"]) == ("holds", 1, [])
 
 
 def test_two_runs_are_compared_by_cells_and_pictures(notebook: Path, picture: Image.Image, tmp_path: Path) -> None:

@@ -67,6 +67,12 @@ async def test_an_honest_run_is_identical_and_each_forgery_is_found_at_its_cell(
             Verdict.MISSING,
         ),
         (2, lambda cell: replace(cell, outputs=(traceback,)), "error", Verdict.DIFFERS),
+        (
+            1,  # invented, where nothing failed
+            lambda cell: replace(cell, outputs=(*cell.outputs, traceback), status=Status.ERROR),
+            "error",
+            Verdict.MISSING,
+        ),
         (2, lambda cell: replace(cell, outputs=(), status=Status.OK), "status", Verdict.DIFFERS),
         (
             3,
@@ -105,6 +111,28 @@ async def test_without_a_recorded_seed_chance_cannot_be_checked(picture: Image.I
     assert report.exit_code == 2
     assert [finding.outcome for finding in report.findings] == [Outcome.UNCHECKED]
     assert "the run was recorded without a seed of the kernel" in report.findings[0].message
+
+
+async def test_what_cannot_be_pinned_is_named_and_no_excuse_for_the_rest(
+    picture: Image.Image, pool: KernelPool
+) -> None:
+    codes = [
+        "import os\nos.urandom(8).hex()",
+        "import time\nprint('took', f'{time.perf_counter() % 1:.6f} s')",
+        "import time\nstart = time.time()\nprint(f'{start:.0f}'[-1:] in '0123456789')",
+        "import random\nrandom.random()",
+        "print(6 * 7)",
+    ]
+    run = await record(codes, picture, pool=pool)
+    again = await rerun(run, pool=pool)
+    entropy, took, *rest = again.cells
+    assert entropy.verdict is Verdict.NOT_REPLAYABLE
+    assert "entropy" in entropy.why
+    assert took.verdict is Verdict.NORMALISED
+    assert [cell.verdict for cell in rest] == [Verdict.IDENTICAL] * 3
+    lied = forge(run, 4, lambda cell: replace(cell, outputs=(StreamOutput(name="stdout", text="43\n"),)))
+    report = await audit(lied, pool=pool)
+    assert (report.exit_code, report.findings[-1].cell) == (1, "step 5")
 
 
 async def test_interrupts_and_dead_kernels_are_gone_through_again(picture: Image.Image, pool: KernelPool) -> None:

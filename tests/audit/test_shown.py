@@ -91,6 +91,14 @@ def unfinished(notebook: Path) -> Path:
     return path.with_stem("crashed")
 
 
+def test_a_run_that_crashed_in_a_step_holds_once_it_is_recovered(unfinished: Path) -> None:
+    recovered = Trajectory.recover(unfinished)
+    assert str(recovered.stop_reason) == "crashed"
+    report, _ = run_blocking(audit_file(unfinished))
+    assert report.rerun is not None
+    assert (report.findings, len(report.rerun.cells)) == ((), 2)
+
+
 def test_a_run_that_was_cut_off_is_unchecked_and_its_journal_must_fit(unfinished: Path) -> None:
     folder = unfinished.with_suffix(".codevision")
     report = _audit(unfinished)

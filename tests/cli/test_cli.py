@@ -114,6 +114,35 @@ def test_runs_are_signed_where_there_is_a_key_also_those_that_fail(
         assert codevision("audit", name, cwd=tmp_path, **conf).returncode == 0
 
 
+def test_a_key_that_cannot_be_used_and_a_broken_seal_are_told_and_stop_nothing(
+    serve: Any, picture_file: Path, tmp_path: Path
+) -> None:
+    def ask(name: str, *more: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        given = ("-o", name, "--force", "--quiet", "--base-url", serve(ANSWER))
+        return codevision("ask", *more, *given, cwd=tmp_path, **{"XDG_CONFIG_HOME": str(tmp_path / "conf"), **env})
+
+    def sealed(name: str) -> bool:
+        return "seal" in json.loads((tmp_path / name).read_text())["metadata"]["codevision"]
+
+    done = ask("a.ipynb", "What?", picture_file, CODEVISION_SIGNING_KEY=str(tmp_path))
+    assert (done.returncode, done.stdout, sealed("a.ipynb")) == (0, "AB12\n", False)
+    assert done.stderr.startswith(f"nothing is signed: {tmp_path} cannot be read: Is a directory")
+    done = ask("b.ipynb", "What?", picture_file, "--sign", CODEVISION_SIGNING_KEY=str(tmp_path))
+    assert (done.returncode, (tmp_path / "b.ipynb").exists()) == (1, False)
+    assert codevision("sign", "a.ipynb", cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path / "conf")).returncode == 0
+    run = json.loads((tmp_path / "a.ipynb").read_text())
+    run["metadata"]["codevision"]["header"]["kernel_seed"] += 1
+    (tmp_path / "a.ipynb").write_text(json.dumps(run))
+    for name, source in (("c.ipynb", "a.ipynb"), ("d.ipynb", "c.ipynb")):
+        done = ask(name, "--continue", source, "And now?")
+        assert (done.returncode, sealed(name)) == (0, False), done.stderr
+        assert f"{name} is not signed any more: its seal did not hold" in done.stderr
+    done = ask("e.ipynb", "--continue", "a.ipynb", "And now?", "--sign")
+    assert (done.returncode, sealed("e.ipynb")) == (1, False)
+    assert "e.ipynb is not signed: its seal did not hold before: run, codevision.header.kernel_seed" in done.stderr
+    assert Trajectory.load(tmp_path / "e.ipynb").answer == "AB12"
+
+
 def test_counterfactuals_of_a_model_that_does_not_look(serve: Any, picture_file: Path, tmp_path: Path) -> None:
     url = serve(TURN, ANSWER)
     assert codevision("ask", "What?", picture_file, "-o", "a.ipynb", "--base-url", url, cwd=tmp_path).returncode == 0

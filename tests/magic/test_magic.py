@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from kernel_agent import Trajectory
+from kernel_agent.audit.keys import default_key, make_key
 from tests.magic.conftest import Cell, Notebook
 from tests.model_server import call
 
@@ -171,6 +173,41 @@ def test_an_existing_notebook_is_replaced_only_by_force(asked: Callable[..., Not
     assert notebook.run(line).status == "error"
     notebook.good(line + " --force")
     assert Trajectory.load(tmp_path / "run.ipynb").answer == "AB12"
+
+
+def test_what_is_saved_is_signed_where_the_user_has_a_key(
+    asked: Callable[..., Notebook], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sealed(name: str) -> bool:
+        return "seal" in json.loads((tmp_path / name).read_text())["metadata"]["codevision"]
+
+    notebook = asked(TURN, ANSWER, AGAIN, ANSWER, ANSWER, ANSWER, ANSWER, ANSWER)
+    notebook.good(f"%env XDG_CONFIG_HOME={tmp_path}/conf")
+    said = notebook.good('%codevision "What?" photo --quiet --save early.ipynb --to t').text
+    assert (said, sealed("early.ipynb")) == ("", False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "conf"))
+    make_key(default_key())
+    notebook.good('%codevision "What?" photo --quiet --save run.ipynb --to t')
+    assert sealed("run.ipynb")
+    notebook.good(
+        '%codevision --continue "And now?" --quiet --to t\nt.save("copy.ipynb"); t.fork(1).save("fork.ipynb")'
+    )
+    assert sealed("run.ipynb")
+    assert sealed("copy.ipynb")
+    assert sealed("fork.ipynb")
+    notebook.good('%codevision "What?" photo --quiet --save not.ipynb --no-sign --to t')
+    assert not sealed("not.ipynb")
+    assert "sign=False" in notebook.good("%codevision_config --no-sign").text
+    notebook.good('%codevision "What?" photo --quiet --save neither.ipynb --to t')
+    assert not sealed("neither.ipynb")
+    default_key().write_text("spoilt")
+    wanted = notebook.run('%codevision "What?" photo --quiet --sign --save wanted.ipynb')
+    assert (wanted.status, "holds no private key" in wanted.text) == ("error", True)
+    notebook.good("%codevision_config --reset")
+    again = asked(ANSWER)
+    told = again.good('%codevision "What?" photo --quiet --save told.ipynb --to t').text
+    assert "nothing is signed" in told
+    assert not sealed("told.ipynb")
 
 
 def test_profiles_and_defaults(notebook: Notebook, serve: Serve) -> None:

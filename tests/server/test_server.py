@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tornado.httpclient import HTTPClientError
 
+from kernel_agent.audit.keys import default_key, make_key
 from kernel_agent.models import ScriptedModel
 from kernel_agent.trajectory import Trajectory
 from tests.server.conftest import on_servers_loop
@@ -294,3 +295,34 @@ async def test_a_run_is_audited_when_its_turn_is_over(jp_fetch: Any, root: Path,
     assert report["outcome"] == "holds", report["findings"]
     assert report["cells"] == [{"step": 0, "verdict": "identical", "why": ""}]
     assert "Not signed" in report["signed"]
+
+
+def _sealed(path: Path) -> bool:
+    return "seal" in json.loads(path.read_text())["metadata"]["codevision"]
+
+
+@on_servers_loop
+async def test_runs_are_signed_unless_the_server_or_the_page_says_no(
+    jp_fetch: Any, jp_serverapp: Any, root: Path, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(root / "conf"))
+    make_key(default_key())
+
+    async def asked(**options: Any) -> bool:
+        model = ScriptedModel([CROP, DONE])
+        runs_of(jp_serverapp)._choose = lambda name, url: model
+        runs_of(jp_serverapp)._models.clear()
+        made = await post(jp_fetch, "runs", question="?", images=[{"path": "picture.png"}], options=options)
+        [event async for event in events(jp_fetch, made["id"])]
+        path = root / (await get(jp_fetch, "runs", made["id"], "path"))["path"]
+        await jp_fetch(*API, "runs", made["id"], method="DELETE")
+        return _sealed(path)
+
+    assert await asked()
+    assert not await asked(sign=False)
+    extension = jp_serverapp.extension_manager.extension_apps["kernel_agent.server"].pop()
+    await asyncio.to_thread(extension.runs.close)
+    extension.sign = False
+    extension.initialize_settings()
+    jp_serverapp.web_app.settings.update(extension.settings)
+    assert not await asked()

@@ -1,0 +1,98 @@
+"""Signing by itself: what a face saves is sealed at the end of each turn, where the user has a key.
+
+Guarantees: nothing here raises or stops a run; what cannot be signed stays unsigned, and why is told. No seal is put on what
+somebody changed: not on a notebook that is another than the run in memory gives, and never again on a run whose seal did not
+hold when it was gone on with, until a person signs it (`codevision sign`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kernel_agent.audit.content import SEAL
+from kernel_agent.audit.finding import Outcome
+from kernel_agent.audit.keys import KEY_VARIABLE, default_key, load_signer
+from kernel_agent.audit.seal import check_seal, seal_notebook
+from kernel_agent.audit.shown import check_shown
+from kernel_agent.errors import CodeVisionError, InputError, TrajectoryError
+from kernel_agent.trajectory import Trajectory, notebook
+from kernel_agent.trajectory.cells import KEY, cells_since
+from kernel_agent.trajectory.state import Mark
+from kernel_agent.trajectory.trajectory import SEAL_BROKEN
+from kernel_agent.types import Json
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
+
+logger = logging.getLogger(__name__)
+
+_PROBLEMS = (CodeVisionError, OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a notebook that somebody changed can make of its reading, and a disk of its writing."""
+
+
+class OwnSigner:
+    """Signs a run's notebooks with one key: the `trajectory.Signer` of the faces."""
+
+    def __init__(self, signer: CryptoSigner) -> None:
+        self._signer = signer
+
+    def objection(self, run: Trajectory, path: Path) -> str:
+        """Why a run that goes on from this notebook is not to be signed by itself; "" where nothing speaks against it."""
+        try:
+            parsed = notebook.parse(path.read_bytes(), path.name)
+            ours = parsed["metadata"][KEY]
+            if ours.get("run") not in (run.run_id, run.header.get("branch_of", {}).get("run")):
+                return ""  # another run, which is about to be replaced
+        except (OSError, TrajectoryError):  # nothing of it is taken over
+            ours = {}
+        if SEAL in ours:
+            try:
+                first = next(iter(check_seal(parsed)[1]), None)
+            except _PROBLEMS as error:
+                return f"its seal cannot be read: {error}"[:300]
+            return f"its seal did not hold before: {first.cell}, {first.field}" if first else ""
+        return "its seal did not hold once" if any(event.kind == SEAL_BROKEN for event in run.events) else ""
+
+    def sign(self, run: Trajectory, path: Path) -> str:
+        """Seal the notebook that was written of a run; why it was not, or ""."""
+        try:
+            data = path.read_bytes()
+            parsed = notebook.parse(data, path.name)
+            if problem := _changed(run, parsed, data, path.name):
+                return problem
+            seal_notebook(parsed, data, path, self._signer)
+        except _PROBLEMS as error:
+            return str(error) or type(error).__name__
+        return ""
+
+
+def _changed(run: Trajectory, parsed: Json, data: bytes, name: str) -> str:
+    """What in a notebook is not as the run in memory gives it; "" where all of it is."""
+    state = run._state
+    if data == notebook.document(notebook.pack(cells_since(state, Mark())), notebook.tail(state)):
+        return ""  # to the byte; else an editor had a hand in it, or an earlier version
+    if Trajectory(notebook.read(parsed, name)) != run:
+        return "its record is not the run's any more: somebody changed it"
+    found = check_shown(parsed, run, max_pixels=int(run.header.get("max_pixels", 100_000_000)))
+    failing = next((finding for finding in found if finding.outcome is Outcome.FAILS), None)
+    return f"{failing.cell}, {failing.field}: {failing.message}" if failing else ""
+
+
+def own_signer(wanted: bool | None = None) -> OwnSigner | None:
+    """Who signs what this user saves. None: whoever has a key signs, and one that cannot be used is logged; False: nobody.
+
+    Raises InputError where one is wanted (True) and there is no key that can be used.
+    """
+    if wanted is False:
+        return None
+    try:
+        return OwnSigner(load_signer(default_key()))
+    except InputError as error:
+        if wanted:
+            raise
+        if KEY_VARIABLE in os.environ or not isinstance(error.__cause__, FileNotFoundError):
+            logger.warning("nothing is signed: %s", error)
+        return None
