@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from kernel_agent.errors import ModelFailed, ModelRefused
 from kernel_agent.models.text import mend
-from kernel_agent.types import Completion, Event, ImagePart, Json, Message, Request, TextPart, TokenLogprob, Usage
+from kernel_agent.types import FORMATS, Completion, Event, ImagePart, Json, Message, Request, TextPart, TokenLogprob, Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Loaded:
         token = getattr(self.processor, "image_token", None)
         chat = [_chat(message, token if isinstance(token, str) else None, events) for message in request.messages]
         images = [
-            Image.open(io.BytesIO(part.image.view)).convert("RGB")
+            Image.open(io.BytesIO(part.image.view), formats=FORMATS).convert("RGB")
             for message in request.messages
             for part in message.content
             if isinstance(part, ImagePart)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
 
-from kernel_agent.errors import TrajectoryError
+from kernel_agent.errors import ImageError, TrajectoryError
 from kernel_agent.trajectory.cells import BYTES_MIME, KEY
 from kernel_agent.trajectory.codec import decode, encode, plain
 from kernel_agent.trajectory.records import SCHEMA, Images, Turn, read_image, read_step, sha256
@@ -214,17 +213,13 @@ def _accept_rerun(item: dict[str, Json], inner: Json, shown: list[bytes], images
 
     A lossy image becomes lossless by this: what is compared is the recorded hash of the kernel's pixels.
     """
-    from PIL import Image
-
-    from kernel_agent.session.images import pixel_sha256
+    from kernel_agent.session.images import decode_output, pixel_sha256
 
     try:
         outputs = [output["index"] for output in inner["step"]["cell"]["outputs"] if output["type"] == "image"]
         blob = shown[outputs.index(item["index"])]
-        with Image.open(io.BytesIO(blob)) as picture:
-            picture.load()
-            same = pixel_sha256(picture) == item["pixel_sha256"]
-    except (KeyError, IndexError, TypeError, ValueError, OSError):
+        same = pixel_sha256(decode_output(blob)) == item["pixel_sha256"]
+    except (KeyError, IndexError, TypeError, ValueError, ImageError):
         return item  # then its bytes are reported as missing
     if not same:
         return item
