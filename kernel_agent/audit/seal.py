@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from typing import TYPE_CHECKING
 import orjson
 
 from kernel_agent.audit.content import SEAL, Part, digest_of, moved, parts, place
-from kernel_agent.audit.finding import Finding, Outcome
+from kernel_agent.audit.finding import Finding, Outcome, few
 from kernel_agent.audit.keys import public_key
 from kernel_agent.errors import InputError, TrajectoryError
 from kernel_agent.trajectory import export, files, notebook
 from kernel_agent.trajectory.cells import KEY
+from kernel_agent.trajectory.reading import read_file
 from kernel_agent.types import Json
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def sign_file(path: Path, signer: CryptoSigner) -> Seal:
     """
     target = files.notebook_path(path)
     try:
-        data = target.read_bytes()
+        data = read_file(target)
     except OSError as error:
         raise TrajectoryError(f"{path} cannot be read: {error.strerror}: give the path of a saved run") from error
     parsed = notebook.parse(data, path.name)
@@ -126,7 +128,7 @@ def _whole(old: Json, now: Sequence[Part]) -> Envelope | None:
         seal = read_seal(old)
     except TrajectoryError:
         return None
-    fits = not seal.broken and not list(_compare(seal, now))
+    fits = not seal.broken and not any(True for _ in _compare(seal, now))
     return Envelope.from_dict(copy.deepcopy(old["envelope"])) if fits else None
 
 
@@ -174,7 +176,7 @@ def read_seal(value: Json) -> Seal:
             digests=digests,
             fields=fields,
             head=head,
-            signed=min(max(float(predicate["signed"]), 0.0), 4e9),  # what a calendar has
+            signed=_moment(predicate["signed"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise TrajectoryError(f"the seal was damaged: {type(error).__name__}: {error}"[:300]) from error
@@ -184,6 +186,13 @@ def _text(value: Json) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.80} is no text")
     return value
+
+
+def _moment(value: Json) -> float:
+    """Seconds since the epoch, within what a calendar has."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{value!r:.80} is no time")
+    return min(max(float(value), 0.0), 4e9)
 
 
 def _fields(value: Json) -> dict[str, str]:
@@ -205,7 +214,7 @@ def check_seal(parsed: Json, expected: Expected = Expected()) -> tuple[Seal | No
     found += [_finding("seal", "signer", f"not signed by {name}: {_told(seal)}") for name in missing]
     if expected.head and seal.head != expected.head:
         found.append(_finding("seal", "head", f"the head is {seal.head}, not {expected.head}"))
-    return seal, [*found, *_compare(seal, parts(parsed))]
+    return seal, [*found, *few(_compare(seal, parts(parsed)))]
 
 
 def _told(seal: Seal) -> str:
@@ -224,10 +233,9 @@ def _compare(seal: Seal, now: Sequence[Part]) -> Iterable[Finding]:
             yield _finding(place(name), "cell", "it was put in after the run was sealed")
     was = [name for name in seal.names if name in here]
     now_order = [name for name in order if name in seal.digests]
+    old, new = ({name: number for number, name in enumerate(names, 1)} for names in (was, now_order))
     for name in moved(was, now_order):
-        yield _finding(
-            place(name), "order", f"it was moved: it was number {was.index(name) + 1}, now {now_order.index(name) + 1}"
-        )
+        yield _finding(place(name), "order", f"it was moved: it was number {old[name]}, now {new[name]}")
     for name in now_order:
         yield from _compare_part(here[name], seal)
     for name in seal.fields.keys() - seal.digests.keys():

@@ -22,7 +22,18 @@ from transformers.utils import logging as transformers_logging
 
 from kernel_agent.errors import ModelFailed, ModelRefused
 from kernel_agent.models.text import mend
-from kernel_agent.types import FORMATS, Completion, Event, ImagePart, Json, Message, Request, TextPart, TokenLogprob, Usage
+from kernel_agent.types import (
+    FORMATS,
+    Completion,
+    Event,
+    ImagePart,
+    Json,
+    Message,
+    Request,
+    TextPart,
+    TokenLogprob,
+    Usage,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
