@@ -20,9 +20,9 @@ from kernel_agent.types import Json
 
 MAX_BYTES = 1 << 30
 """Largest file that is read."""
-MAX_VALUES = 4_000_000
+MAX_VALUES = 2_000_000
 """Most values of one JSON text. A parsed value takes up to 72 bytes where its text takes 3."""
-_UNCOUNTED = 1 << 22  # bytes: they take 100 MB at the worst
+_UNCOUNTED = 1 << 21  # bytes: they take 50 MB at the worst
 _PIECE = 1 << 18
 
 

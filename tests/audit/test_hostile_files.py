@@ -220,7 +220,7 @@ def test_values_are_counted_before_they_are_made(notebook: Path, tmp_path: Path)
     for path in (many, packed):
         report, trajectory = run_blocking(audit_file(path))
         assert (report.exit_code, trajectory) == (1, None)
-        assert "4,000,000 are read at most" in report.findings[0].message
+        assert "2,000,000 are read at most" in report.findings[0].message
     with pytest.raises(TrajectoryError, match="read at most"):
         Trajectory.load(many)
     run["cells"] = run["cells"][: MAX_CELLS + 1]
