@@ -127,7 +127,6 @@ def _file(
     from kernel_agent.audit.audit import audit_file
     from kernel_agent.blocking import run_blocking
     from kernel_agent.errors import InputError
-    from kernel_agent.trajectory.codec import text
 
     report, trajectory = run_blocking(audit_file(path, options, expected=expected))
     if asked is not None and trajectory is not None:
@@ -146,7 +145,7 @@ def _file(
 
         page.write_text(to_html(report, trajectory), encoding="utf-8")
     if as_json:
-        print(text(json.dumps(report.as_json(), ensure_ascii=False)))
+        _print_json(report.as_json())
     else:
         _show(report)
     return report.exit_code
@@ -209,7 +208,7 @@ def _folder(
             "outcomes": batch.outcomes,
             "cells": batch.verdicts,
         }
-        print(json.dumps(summary | {"exit_code": batch.exit_code, "results": str(out)}, ensure_ascii=False))
+        _print_json(summary | {"exit_code": batch.exit_code, "results": str(out)})
     else:
         _show_batch(batch, out, options)
     return batch.exit_code
@@ -247,10 +246,17 @@ def _show_batch(batch: Batch, results: Path, options: RerunOptions) -> None:
 def _fail(message: str, as_json: bool, code: int) -> NoReturn:
     """The audit itself could not be made: that is "could not be checked"."""
     if as_json:
-        print(json.dumps({"exit_code": code, "error": message}, ensure_ascii=False))
+        _print_json({"exit_code": code, "error": message})
     else:
         print(f"codevision: {message}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def _print_json(value: Any) -> None:
+    """As one line, names and texts that UTF-8 cannot hold too."""
+    from kernel_agent.trajectory.codec import text
+
+    print(text(json.dumps(value, ensure_ascii=False)))
 
 
 def _safe(text: str) -> str:

@@ -94,6 +94,9 @@ def test_whatever_lies_in_a_folder_every_run_is_audited(folder: Path, tmp_path: 
     assert _audit(folder, results).skipped == 3  # the pipe has no content to know it by
     done = CliRunner().invoke(app, ["audit", str(folder), "--results", str(results), "--no-code"])
     assert "Not looked at: 4 links or hidden names" in done.output
+    odd = folder.rename(folder.with_name(os.fsdecode(b"\xfe")))
+    done = CliRunner().invoke(app, ["audit", str(odd), "--json", "--no-code", "--results", f"{odd}.jsonl"])
+    assert json.loads(done.stdout)["results"].endswith("?.jsonl")
 
 
 def test_it_is_said_that_no_code_was_run(picture: Image.Image, tmp_path: Path) -> None:
