@@ -133,9 +133,7 @@ def _file(
         from kernel_agent.api import is_embedded, recorded_model
         from kernel_agent.audit.exchanges import replay
 
-        if asked == (None, None) and not is_embedded(
-            trajectory
-        ):  # no file chooses what is loaded, and whom we tell what
+        if asked == (None, None) and not is_embedded(trajectory):  # no file chooses what is loaded or who is asked
             raise InputError("--replay-model: name the model with --model, or its server with --base-url")
         live = recorded_model(trajectory, *asked, api_key=os.environ.get("CODEVISION_API_KEY") or None)
         again = run_blocking(replay(trajectory, live))
