@@ -250,7 +250,7 @@ def _fail(message: str, as_json: bool, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _print_json(value: Any) -> None:
+def _print_json(value: object) -> None:
     """As one line, names and texts that UTF-8 cannot hold too."""
     from kernel_agent.trajectory.codec import text
 
