@@ -178,6 +178,11 @@ def recorded_model(
     return choose_model(model, base_url=base_url, api_key=api_key)
 
 
+def is_embedded(trajectory: Trajectory) -> bool:
+    """Whether a trajectory was made with the model that ships with the package; any other is what its file names."""
+    return (trajectory.model.get("kind"), trajectory.model.get("model")) == ("transformers", "embedded")
+
+
 def _recorded_model(model: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """(model, base_url) to use again, from a trajectory's description of its model."""
     kind, name = model.get("kind"), model.get("model")

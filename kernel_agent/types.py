@@ -30,6 +30,9 @@ Box: TypeAlias = tuple[float, float, float, float]
 Affine: TypeAlias = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): a point (x, y) of an image lies at (a x + b y + c, d x + e y + f) of its parent, both in pixels."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "TGA", "JPEG2000")
+"""The image formats, as Pillow names them, whose decoders may see a file that somebody else made: none runs a program (EPS does)."""
+
 
 class Status(StrEnum):
     """How an action ended. Decided by the session and the protocol, never by searching text."""
@@ -126,7 +129,7 @@ class KernelImage:
         """
         from PIL import Image, ImageOps
 
-        image = Image.open(io.BytesIO(self.data))
+        image = Image.open(io.BytesIO(self.data), formats=FORMATS)
         image.load()
         return ImageOps.exif_transpose(image)
 

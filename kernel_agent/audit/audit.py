@@ -14,12 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import orjson
-
 from kernel_agent.audit.beside import check_journal
 from kernel_agent.audit.bundle import NOTEBOOK, is_bundle, read_bundle, with_members
 from kernel_agent.audit.exchanges import exchanges, people
-from kernel_agent.audit.finding import Finding, Outcome, Report, of_rerun
+from kernel_agent.audit.finding import Finding, Outcome, Report, few, of_rerun
 from kernel_agent.audit.rerun import rerun
 from kernel_agent.audit.rerun_setup import RerunOptions, check_isolation, recorded_in
 from kernel_agent.audit.said import check_record
@@ -28,16 +26,15 @@ from kernel_agent.audit.shown import check_shown
 from kernel_agent.audit.verdicts import Rerun
 from kernel_agent.errors import CodeVisionError, TrajectoryError
 from kernel_agent.trajectory import Trajectory, notebook
+from kernel_agent.trajectory.codec import text
+from kernel_agent.trajectory.reading import read_file, read_json, repeated_keys
 
 if TYPE_CHECKING:
     from kernel_agent.session import KernelPool
 
 T = TypeVar("T")
-_CONTRADICTIONS = (AttributeError, CodeVisionError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+_ANY = (Exception,)
 """What a record that was read, but does not fit together, can make of a check. Our own faults show in tests of honest runs."""
-
-MAX_BYTES = 1 << 30
-"""Largest notebook that is read."""
 
 
 async def audit(
@@ -57,14 +54,18 @@ async def audit_file(
 ) -> tuple[Report, Trajectory | None]:
     """Audit a notebook or a bundle; returns the run too, where it could be read. Raises InputError as `audit` does."""
     source = Path(path)
+    name = text(source.name)
     try:
         data = read_bytes(source)
     except TrajectoryError as error:
-        return Report(name=source.name, run_id="", findings=(_refused(str(error)),)), None
-    report, trajectory = await audit_bytes(data, source.name, options, expected=expected, pool=pool)
-    if is_bundle(data, source.name):
+        return refused(name, error), None
+    report, trajectory = await audit_bytes(data, name, options, expected=expected, pool=pool)
+    if is_bundle(data, name):
         return report, trajectory
-    beside = check_journal(source, trajectory)
+    try:
+        beside = check_journal(source, trajectory)
+    except _ANY as error:
+        beside = [_contradiction("journal", error)]
     return replace(report, findings=(*report.findings, *beside)), trajectory
 
 
@@ -88,13 +89,13 @@ async def audit_bytes(
 def _unpacked(data: bytes, name: str, options: RerunOptions, expected: Expected) -> tuple[Report, Trajectory | None]:
     """As `_opened`, of a bundle."""
     try:
-        held, found = read_bundle(data, name)
+        held, found = _safely(lambda: read_bundle(data, name), name)
     except TrajectoryError as error:
-        return Report(name=name, run_id="", findings=(_refused(str(error)),)), None
+        return refused(name, error), None
     report, trajectory = _opened(held[NOTEBOOK], name, options, expected)
     try:
         return with_members(report, trajectory, held, found), trajectory
-    except _CONTRADICTIONS as error:
+    except _ANY as error:
         return replace(report, findings=(*report.findings, *found, _contradiction("bundle", error))), trajectory
 
 
@@ -104,15 +105,16 @@ def _opened(data: bytes, name: str, options: RerunOptions, expected: Expected) -
     findings: list[Finding] = []
     try:
         parsed = _safely(lambda: notebook.parse(data, name), name)
-        seal, findings = check_seal(parsed, expected)
+        seal, findings = _safely(lambda: check_seal(parsed, expected), name)
         report = replace(report, seal=seal, signer_expected=expected.signed)
         trajectory = _safely(lambda: Trajectory(notebook.read(parsed, name)), name)
     except TrajectoryError as error:
         seal, found = _sealed_at_least(data, expected)
-        return replace(report, seal=seal, findings=(_refused(str(error)), *(findings or found))), None
+        return replace(refused(name, error), seal=seal, findings=(_refused(str(error)), *(findings or found))), None
     try:
+        findings += map(_doubled, repeated_keys(data))
         findings += check_shown(parsed, trajectory, max_pixels=options.max_pixels)
-    except _CONTRADICTIONS as error:
+    except _ANY as error:
         findings.append(_contradiction("cells", error))
     return replace(report, run_id=trajectory.run_id, findings=tuple(findings)), trajectory
 
@@ -124,25 +126,26 @@ async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool
     again: Rerun | None = None
     findings = list(report.findings)
     try:
-        findings += check_record(trajectory, max_pixels=options.max_pixels)
+        findings += few(check_record(trajectory, max_pixels=options.max_pixels))
         asked, decided = tuple(exchanges(trajectory)), tuple(people(trajectory))
         report = replace(report, exchanges=asked, people=decided, recorded=recorded_in(trajectory))
         report = replace(report, model=dict(trajectory.model))
-    except _CONTRADICTIONS as error:
+    except _ANY as error:
         findings.append(_contradiction("record", error))
     try:
         again = await rerun(trajectory, options, pool=pool)
-        findings += of_rerun(again)
-    except _CONTRADICTIONS as error:
+        findings += few(of_rerun(again))
+    except _ANY as error:
         findings.append(_contradiction("code", error))
-    return replace(report, findings=tuple(findings), rerun=again, seconds=time.perf_counter() - began)
+    took = time.perf_counter() - began
+    return replace(report, findings=tuple(findings), rerun=again, code=options.code, seconds=took)
 
 
 def _sealed_at_least(data: bytes, expected: Expected) -> tuple[Seal | None, list[Finding]]:
     """What the seal says of a notebook that is no run any more."""
     try:
-        return check_seal(orjson.loads(data), expected)
-    except _CONTRADICTIONS:
+        return check_seal(read_json(data, "the notebook"), expected)
+    except _ANY:
         return None, []
 
 
@@ -150,32 +153,37 @@ def _safely(work: Callable[[], T], name: str) -> T:
     """What `work` gives; TrajectoryError where the bytes were made to harm."""
     try:
         return work()
-    except (RecursionError, MemoryError, OverflowError, ValueError) as error:
-        if isinstance(error, TrajectoryError):
-            raise
+    except TrajectoryError:
+        raise
+    except _ANY as error:
         raise TrajectoryError(f"{name} cannot be read: {type(error).__name__}: {error}"[:500]) from error
 
 
 def read_bytes(source: Path) -> bytes:
-    """The bytes of a file that is to be audited. TrajectoryError where there is none, or it is too large."""
+    """The bytes of a file that is to be audited. TrajectoryError where there is none, it is no file, or too large."""
     try:
-        with source.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size if source.is_file() else 0
-            data = file.read(MAX_BYTES) if 0 < size <= MAX_BYTES else b""
+        return read_file(source)
     except OSError as error:
-        raise TrajectoryError(f"{source} cannot be read: {error.strerror}: give the path of a saved run") from error
-    if size > MAX_BYTES:
         raise TrajectoryError(
-            f"{source.name} has {size:,} bytes, and an audit reads {MAX_BYTES:,} at most: split the run, or save it with"
-            " lossy images"
-        )
-    return data
+            f"{text(str(source))} cannot be read: {error.strerror}: give the path of a saved run"
+        ) from error
+
+
+def refused(name: str, error: Exception) -> Report:
+    """The report of a file that cannot be audited."""
+    told = str(error) if isinstance(error, CodeVisionError) else f"{type(error).__name__}: {error}"
+    return Report(name=name, run_id="", findings=(_refused(told[:500]),))
 
 
 def _contradiction(field: str, error: Exception) -> Finding:
     told = str(error) if isinstance(error, CodeVisionError) else f"{type(error).__name__}: {error}"
     message = f"the record does not fit together: {told}"[:500]
     return Finding(check="reading", outcome=Outcome.FAILS, cell="run", field=field, message=message)
+
+
+def _doubled(key: str) -> Finding:
+    message = f"the key {key!r:.80} stands twice in one place: programs differ in which of the two they show"
+    return Finding(check="integrity", outcome=Outcome.FAILS, cell="run", field="file", message=message)
 
 
 def _refused(message: str) -> Finding:

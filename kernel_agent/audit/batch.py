@@ -17,15 +17,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import orjson
-
-from kernel_agent.audit.audit import audit_file
+from kernel_agent import __version__
+from kernel_agent.audit.audit import audit_file, read_bytes, refused
 from kernel_agent.audit.finding import Outcome, Report
 from kernel_agent.audit.rerun_setup import RerunOptions, check_isolation
+from kernel_agent.audit.results import Results
 from kernel_agent.audit.seal import Expected
-from kernel_agent.errors import InputError, StorageError
+from kernel_agent.errors import InputError, TrajectoryError
+from kernel_agent.trajectory.codec import text
 from kernel_agent.types import Json
+
+if TYPE_CHECKING:
+    from kernel_agent.session import KernelPool
 
 _SHOWN = 5
 
@@ -36,6 +41,7 @@ class Batch:
 
     Attributes:
         total: notebooks and zip files in the folder; `skipped` of them were in the results already (they count in `outcomes`).
+        left_out: those that were not looked at: links, hidden names.
         outcomes: how many hold, fail, could not be checked.
         verdicts: of all cells.
         worst: lines of runs that do not hold, the first ones.
@@ -43,6 +49,7 @@ class Batch:
 
     total: int = 0
     skipped: int = 0
+    left_out: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
     worst: list[dict[str, Json]] = field(default_factory=list)
@@ -70,6 +77,19 @@ def runs(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def left_out(folder: Path) -> int:
+    """How many notebooks and zip files under a folder `notebooks` passes over: links, hidden names; a linked folder counts once."""
+    count = 0
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != ".ipynb_checkpoints"]
+        hidden = any(part.startswith(".") for part in Path(root).relative_to(folder).parts)
+        count += sum(Path(root, name).is_symlink() for name in folders)
+        for name in files:
+            if name.endswith((".ipynb", ".zip")):
+                count += hidden or name.startswith(".") or Path(root, name).is_symlink()
+    return count
+
+
 async def audit_folder(
     folder: Path,
     results: Path,
@@ -92,36 +112,39 @@ async def audit_folder(
     batch = Batch(total=sum(1 for _ in runs(folder)))
     if not batch.total:
         raise InputError(f"{folder} holds no notebook (*.ipynb) and no bundle (*.zip): give a folder of saved runs")
-    done = _done(results, marked)
+    batch.left_out = left_out(folder)
     waiting = runs(folder)
-    try:
-        file = os.open(results, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise StorageError(f"{results} cannot be written: {error.strerror}: give another --results") from error
-    watch(batch)
-    try:
+    with Results(results) as kept:
+        watch(batch)
+        lines = (line for line in kept.earlier() if line["options"] == marked and line["sha256"])
+        done = {(line["path"], line["sha256"]): line for line in lines}
         async with KernelPool(count, kernel=options.kernel) as pool:
 
             async def work() -> None:
                 for path in waiting:
-                    name = str(path.relative_to(folder))
+                    name = text(str(path.relative_to(folder)))
                     key = (name, await asyncio.to_thread(_sha256, path))
                     if key in done:
                         batch.skipped += 1
                         batch.add(done.pop(key))
                     else:
-                        report, _ = await audit_file(path, options, expected=expected, pool=pool)
-                        line = _line(name, report) | {"options": marked}
-                        os.write(file, orjson.dumps(line) + b"\n")
+                        line = _line(name, await _audited(path, options, expected, pool)) | {"options": marked}
+                        kept.add(line)
                         batch.add(line)
                     watch(batch)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(count, batch.total)):
                     group.create_task(work())
-    finally:
-        os.close(file)
     return batch
+
+
+async def _audited(path: Path, options: RerunOptions, expected: Expected, pool: KernelPool) -> Report:
+    """The report of one file: whatever is wrong with it, the others are audited."""
+    try:
+        return (await audit_file(path, options, expected=expected, pool=pool))[0]
+    except Exception as error:
+        return refused(text(path.name), error)
 
 
 def _line(name: str, report: Report) -> dict[str, Json]:
@@ -141,39 +164,14 @@ def _line(name: str, report: Report) -> dict[str, Json]:
     }
 
 
-def _done(results: Path, marked: str) -> dict[tuple[str, str], dict[str, Json]]:
-    """The lines that earlier runs with the same options left, by path and hash of the file. A torn last line is cut off."""
-    found: dict[tuple[str, str], dict[str, Json]] = {}
-    try:
-        with results.open("r+b") as file:
-            end = 0
-            for text in file:
-                if not text.endswith(b"\n"):
-                    file.truncate(end)
-                    break
-                end += len(text)
-                line = orjson.loads(text)
-                if line["options"] == marked and line["sha256"]:
-                    kept = {key: line[key] for key in ("path", "outcome", "cells", "findings", "seconds")}
-                    found[line["path"], line["sha256"]] = kept
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise StorageError(f"{results} cannot be read: {error.strerror}: give another --results") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise StorageError(f"{results} is no file of audit results ({error}): give another --results") from error
-    return found
-
-
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return hashlib.sha256(read_bytes(path)).hexdigest()
+    except TrajectoryError:
         return ""  # the audit says why
 
 
 def _mark(options: RerunOptions, expected: Expected) -> str:
     able = find_spec("sigstore") is not None  # what was not checked for want of it is checked then
-    text = json.dumps([asdict(options), asdict(expected), able], sort_keys=True, default=str)
+    text = json.dumps([asdict(options), asdict(expected), able, __version__], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

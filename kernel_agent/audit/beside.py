@@ -15,6 +15,7 @@ from kernel_agent.errors import TrajectoryError
 from kernel_agent.trajectory import Trajectory, files
 from kernel_agent.trajectory.codec import encode
 from kernel_agent.trajectory.journal import NAME, Entry, read_blob, read_journal
+from kernel_agent.trajectory.reading import MAX_BYTES
 from kernel_agent.trajectory.records import write_step
 from kernel_agent.types import Json
 
@@ -36,14 +37,19 @@ def check_journal(notebook: Path, trajectory: Trajectory | None) -> list[Finding
 
 
 def _blobs(folder: Path, entries: list[Entry]) -> Iterator[Finding]:
-    """The bytes that records name."""
+    """The bytes that records name, each once."""
+    seen: set[str] = set()
+    left = MAX_BYTES
     for entry in entries:
         names = [entry.data.get("blob")] if entry.type == "base" else []
         if entry.type == "step":
             names = [image.get(key) for image in entry.data.get("images", ()) for key in ("data_sha256", "view_sha256")]
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(map(str, names)):
+            if name in seen:
+                continue
+            seen.add(name)
             try:
-                read_blob(folder, str(name))
+                left -= len(read_blob(folder, name, left))
             except TrajectoryError as error:
                 yield _finding(Outcome.FAILS, f"record {entry.seq}", str(error))
 

@@ -4,13 +4,14 @@ It holds `run.ipynb` (as it is, with its seal), every image as a file, the versi
 but the notebook follows from the notebook, so the audit compares each file with what the notebook gives: the seal covers them all.
 The README names the layout of the bundle: in another one than this version's (`LAYOUT`) the files that only describe are "unchecked".
 Guarantees: nothing is ever unpacked to the disk, so names cannot lead anywhere; a bundle that would grow beyond `MAX_BYTES` in
-all or holds too many files is refused before it is read; a file that is damaged, changed, put in or taken out is named.
+all, holds too many files, or could be read as another one is refused before it is read; a file that is damaged, changed, put in or taken out is named.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from kernel_agent.audit.finding import Finding, Outcome, Report
 from kernel_agent.errors import TrajectoryError
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.trajectory.codec import text
+from kernel_agent.trajectory.reading import read_file
 from kernel_agent.types import Json
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ LAYOUT = 2
 """Version of what the files that describe a run say. Raise it with any change of that."""
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "image/bmp": "bmp"}
 _NUMBER = re.compile(rb"^Layout (\d{1,9})\b", re.MULTILINE)
+_LOCAL = struct.Struct("<4s5H3L2H")
+"""What stands before a file: APPNOTE 4.3.7 of the zip format. In the directory it has `_LISTED` bytes, and that ends in `_END`."""
+_LISTED, _END = 46, 22
+_UTF8 = 0x800
 _DATE = (1980, 1, 1, 0, 0, 0)
 _README = f"""A run of CodeVision: a vision-language model answered a question about images by writing Python.
 
@@ -63,7 +69,7 @@ def write_bundle(source: Path, target: Path, *, force: bool = False) -> list[str
     run = Trajectory.load(source)
     if target.exists() and not force:
         raise StorageError(f"{target} exists: choose another name or add --force (force=True)")
-    held = {NOTEBOOK: source.read_bytes(), **members(run)}
+    held = {NOTEBOOK: read_file(source), **members(run)}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as bundle:
         for name, data in held.items():
@@ -109,6 +115,10 @@ def read_bundle(data: bytes, name: str) -> tuple[dict[str, bytes], list[Finding]
         raise TrajectoryError(
             f"{name} holds {len(entries):,} files of {size:,} bytes in all: at most {MAX_FILES:,} and {MAX_BYTES:,} are read"
         )
+    if not _is_plain(data, bundle):
+        raise TrajectoryError(
+            f"{name} is not packed as bundles are: other programs may find other files in it. Use the bundle as it was written"
+        )
     held: dict[str, bytes] = {}
     found = [_finding("comment", "the bundle has a comment")] if bundle.comment else []
     left = MAX_BYTES
@@ -136,6 +146,28 @@ def read_bundle(data: bytes, name: str) -> tuple[dict[str, bytes], list[Finding]
     if NOTEBOOK not in held:
         raise TrajectoryError(f"{name} is no bundle of a run: it has no {NOTEBOOK}")
     return held, found
+
+
+def _is_plain(data: bytes, bundle: zipfile.ZipFile) -> bool:
+    """Whether the files, stored or deflated, one after another, and their directory are all there is.
+
+    Some programs read files that no directory lists, or take names and sizes from what stands before each file.
+    """
+    at = listed = 0
+    for entry in bundle.infolist():
+        plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not entry.flag_bits & ~_UTF8
+        if not plain or entry.header_offset != at or entry.extra or entry.comment or at + _LOCAL.size > len(data):
+            return False
+        name = entry.orig_filename.encode("utf-8" if entry.flag_bits else "cp437")
+        sizes = (entry.CRC, entry.compress_size, entry.file_size, len(name), 0)
+        signature, _, flags, method, _, _, *rest = _LOCAL.unpack_from(data, at)
+        if (signature, flags, method, *rest) != (b"PK\3\4", entry.flag_bits, entry.compress_type, *sizes):
+            return False
+        if data[at + _LOCAL.size : at + _LOCAL.size + len(name)] != name:
+            return False
+        at += _LOCAL.size + len(name) + entry.compress_size
+        listed += _LISTED + len(name)
+    return at == bundle.start_dir and at + listed + _END + len(bundle.comment) == len(data)
 
 
 def check_members(held: Mapping[str, bytes], run: Trajectory) -> Iterator[Finding]:

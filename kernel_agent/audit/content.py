@@ -1,6 +1,6 @@
 """What a notebook says, field by field, whatever wrote the file: the basis of seals and of comparisons.
 
-A notebook is a list of named parts: its cells in order (named by their ids) and, last, `run` (our record in the notebook's
+A notebook is a list of named parts: its cells in order (named by their ids, or by our record where an editor dropped those) and, last, `run` (our record in the notebook's
 metadata, without the seal). Each has fields: `source`, `outputs[0].text`,
 `attachments["image_0.png"].image/png`, `codevision.record.step.completion.text`, ... Guarantees: parts are equal exactly where the content is; what JupyterLab, VS Code
 or nbformat change on saving is no content: order of keys, indentation, text as one string or as lines, 1.0 as 1, counts of
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -34,6 +33,15 @@ _CELL = {"cell_type", "source", "outputs", "attachments"}
 _NAMES = re.compile(
     r"(?:step-(?P<step>\d{1,9})(?P<thought>-thought)?|turn-(?P<turn>\d{1,9})-(?P<part>question|answer)|(?P<setup>setup))"
 )
+
+_IDS = {
+    "question": "turn-{}-question",
+    "setup": "setup",
+    "thought": "step-{}-thought",
+    "step": "step-{}",
+    "answer": "turn-{}-answer",
+}
+"""The ids of our cells by the kind in their record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +70,37 @@ def parts(notebook: Json) -> list[Part]:
 
 
 def named(cells: Iterable[Json]) -> Iterator[tuple[str, Json]]:
-    """Cells with names: their ids; a second one of the same id, and one without, gets a name by its place."""
-    seen: Counter[str] = Counter()
+    """Cells with names, no two the same: their ids; a second one of the same id, and one without, gets a name by its place.
+
+    A cell of ours that lost its id (nbformat 4.4 and Colab have none, and a later save gives it another) has its old one.
+    """
+    cells = list(cells)
+    ids, taken = set(map(_id, cells)), set[str]()
     for number, cell in enumerate(cells):
-        given = cell.get("id") if isinstance(cell, dict) else None
-        name = given if isinstance(given, str) and given and given != RUN else f"cell {number + 1}"
-        seen[name] += 1
-        yield name if seen[name] == 1 else f"{name} (again, cell {number + 1})", cell
+        name = _id(cell)
+        if not _NAMES.fullmatch(name) and (ours := _recorded_id(cell)) and ours not in ids:
+            name = ours
+        name = name or f"cell {number + 1}"
+        while name in taken:
+            name += f" (again, cell {number + 1})"
+        taken.add(name)
+        yield name, cell
+
+
+def _id(cell: Json) -> str:
+    """ "" where there is none that can be a name."""
+    given = cell.get("id") if isinstance(cell, dict) else None
+    return given if isinstance(given, str) and given != RUN else ""
+
+
+def _recorded_id(cell: Json) -> str:
+    """The id that trajectory.cells gave to the cell with this record; "" for a cell that is not ours."""
+    metadata = cell.get("metadata") if isinstance(cell, dict) else None
+    record = metadata.get(KEY) if isinstance(metadata, dict) else None
+    if not isinstance(record, dict):
+        return ""
+    form = _IDS.get(str(record.get("kind")), "")
+    return form.format(record.get("turn", record.get("index")))
 
 
 def fields_of(cell: Json) -> dict[str, str]:

@@ -5,6 +5,7 @@ The rule: 1 where anything fails, else 2 where anything could not be checked, el
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +17,10 @@ from kernel_agent.types import Json
 
 if TYPE_CHECKING:
     from kernel_agent.audit.seal import Seal
+
+
+MOST = 1000
+"""Findings of one check that are listed."""
 
 
 class Outcome(StrEnum):
@@ -69,6 +74,7 @@ class Report:
         people: who approved, changed or refused code, when; as the run has it.
         recorded: what the run says it was made with: interpreter, platform, isolation.
         rerun: the verdicts of the cells; None where nothing was run again.
+        code: whether cells were to be run again at all.
     """
 
     name: str
@@ -82,6 +88,7 @@ class Report:
     people: tuple[Mapping[str, Json], ...] = ()
     recorded: Mapping[str, str] = field(default_factory=dict)
     rerun: Rerun | None = None
+    code: bool = True
     seconds: float = 0.0
 
     @property
@@ -94,6 +101,13 @@ class Report:
         """Of all together."""
         return (Outcome.HOLDS, Outcome.FAILS, Outcome.UNCHECKED)[self.exit_code]
 
+    @property
+    def summary(self) -> str:
+        """The outcome in a few words."""
+        if self.outcome is Outcome.HOLDS:
+            return "all holds" if self.code else "seal and record hold; the code was not run again"
+        return "something fails" if self.outcome is Outcome.FAILS else "something could not be checked"
+
     def as_json(self) -> dict[str, Json]:
         """For `--json`."""
         return {
@@ -102,6 +116,7 @@ class Report:
             "sha256": self.sha256,
             "outcome": str(self.outcome),
             "exit_code": self.exit_code,
+            "code": self.code,
             "findings": [finding.as_json() for finding in self.findings],
             "seal": None if self.seal is None else self.seal.as_json(),
             "model": dict(self.model),
@@ -111,6 +126,24 @@ class Report:
             "rerun": None if self.rerun is None else self.rerun.as_json(),
             "seconds": round(self.seconds, 3),
         }
+
+
+def few(found: Iterable[Finding]) -> list[Finding]:
+    """The first `MOST` findings, and where there are more one that counts the rest and has the worst outcome of them."""
+    kept: list[Finding] = []
+    left: Counter[Outcome] = Counter()
+    for item in found:
+        if len(kept) < MOST:
+            kept.append(item)
+        else:
+            left[item.outcome] += 1
+    if left:
+        worst = Outcome.FAILS if left[Outcome.FAILS] else Outcome.UNCHECKED
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in left.items())
+        kept.append(
+            Finding(check="all", outcome=worst, cell="run", field="findings", message=f"more than are listed: {told}")
+        )
+    return kept
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:

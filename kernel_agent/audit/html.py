@@ -78,11 +78,6 @@ def _page(title: str, body: Iterable[str]) -> str:
 
 
 def _head(report: Report) -> str:
-    words = {
-        Outcome.HOLDS: "all holds",
-        Outcome.FAILS: "something fails",
-        Outcome.UNCHECKED: "something could not be checked",
-    }
     rerun = report.rerun
     rows = [("Run", report.run_id or "not readable"), ("SHA-256 of the file", report.sha256 or "none: a run in memory")]
     rows.append(("Signature", sealed(report)))
@@ -99,7 +94,7 @@ def _head(report: Report) -> str:
         changed = "; ".join(f"{name}: {old}, here {new}" for name, (old, new) in rerun.environment.items())
         rows.append(("Environment", changed or "as recorded"))
     table = "".join(f'<tr><th class="k">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in rows)
-    mark = _mark(words[report.outcome], _CLASS[report.outcome], big=True)
+    mark = _mark(report.summary, _CLASS[report.outcome], big=True)
     return f"<h1>Audit of {_text(report.name)}</h1><p>{mark}</p><table>{table}</table>"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +24,13 @@ from typing import TYPE_CHECKING
 import orjson
 
 from kernel_agent.audit.content import SEAL, Part, digest_of, moved, parts, place
-from kernel_agent.audit.finding import Finding, Outcome
+from kernel_agent.audit.finding import Finding, Outcome, few
 from kernel_agent.audit.keys import public_key
 from kernel_agent.audit.sigstore_check import Identified, Trust, check_all
 from kernel_agent.errors import InputError, StorageError, TrajectoryError
 from kernel_agent.trajectory import export, files, notebook
 from kernel_agent.trajectory.cells import KEY
+from kernel_agent.trajectory.reading import read_file
 from kernel_agent.types import Json
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ def seal_notebook(parsed: Json, data: bytes, target: Path, signer: CryptoSigner 
 
 def _read(target: Path, given: Path) -> bytes:
     try:
-        return target.read_bytes()
+        return read_file(target)
     except OSError as error:
         raise TrajectoryError(f"{given} cannot be read: {error.strerror}: give the path of a saved run") from error
 
@@ -221,7 +223,7 @@ def read_seal(value: Json) -> Seal:
             digests=digests,
             fields=fields,
             head=head,
-            signed=min(max(float(predicate["signed"]), 0.0), 4e9),  # what a calendar has
+            signed=_moment(predicate["signed"]),
             payload=value["envelope"]["payload"],
             bundles=bundles,
         )
@@ -233,6 +235,13 @@ def _text(value: Json) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.80} is no text")
     return value
+
+
+def _moment(value: Json) -> float:
+    """Seconds since the epoch, within what a calendar has."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{value!r:.80} is no time")
+    return min(max(float(value), 0.0), 4e9)
 
 
 def _fields(value: Json) -> dict[str, str]:
@@ -256,7 +265,7 @@ def check_seal(parsed: Json, expected: Expected = Expected()) -> tuple[Seal | No
     seal, found = replace(seal, identified=identified), found + more
     if expected.head and seal.head != expected.head:
         found.append(_finding("seal", "head", f"the head is {seal.head}, not {expected.head}"))
-    return seal, [*found, *_compare(seal, parts(parsed))]
+    return seal, [*found, *few(_compare(seal, parts(parsed)))]
 
 
 def _told(seal: Seal) -> str:
@@ -275,10 +284,9 @@ def _compare(seal: Seal, now: Sequence[Part]) -> Iterable[Finding]:
             yield _finding(place(name), "cell", "it was put in after the run was sealed")
     was = [name for name in seal.names if name in here]
     now_order = [name for name in order if name in seal.digests]
+    old, new = ({name: number for number, name in enumerate(names, 1)} for names in (was, now_order))
     for name in moved(was, now_order):
-        yield _finding(
-            place(name), "order", f"it was moved: it was number {was.index(name) + 1}, now {now_order.index(name) + 1}"
-        )
+        yield _finding(place(name), "order", f"it was moved: it was number {old[name]}, now {new[name]}")
     for name in now_order:
         yield from _compare_part(here[name], seal)
     for name in seal.fields.keys() - seal.digests.keys():

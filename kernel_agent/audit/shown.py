@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 import orjson
 
 from kernel_agent.audit.content import fields_of, moved, named, place
-from kernel_agent.audit.finding import Finding, Outcome
+from kernel_agent.audit.finding import Finding, Outcome, few
 from kernel_agent.errors import ImageError
 from kernel_agent.trajectory import Trajectory, export, notebook
 from kernel_agent.trajectory.cells import KEY, LOOK, cells_since
@@ -31,24 +31,25 @@ _METADATA = re.compile(r"outputs\[\d+\]\.metadata\b")
 
 def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
     """What the cells of a parsed notebook show that the record in it does not give."""
+    return few(_found(parsed, trajectory, max_pixels))
+
+
+def _found(parsed: Json, trajectory: Trajectory, max_pixels: int) -> Iterator[Finding]:
     written = notebook.pack(cells_since(trajectory._state, Mark()))
     expected = dict(named(orjson.loads(cell) for cell in written))
     here = dict(named(parsed["cells"]))
     outcome = Outcome.FAILS if all(_look(cell) == LOOK for cell in here.values()) else Outcome.UNCHECKED
-    found = [_finding(outcome, name, "cell", "it is gone") for name in expected if name not in here]
+    yield from (_finding(outcome, name, "cell", "it is gone") for name in expected if name not in here)
     order = [name for name in here if name in expected]
-    found += [
-        _finding(outcome, name, "order", "it stands at another place")
-        for name in moved([name for name in expected if name in here], order)
-    ]
+    for name in moved([name for name in expected if name in here], order):
+        yield _finding(outcome, name, "order", "it stands at another place")
     for name, cell in here.items():
         if name in expected:
-            found += _differences(name, cell, expected[name], trajectory, max_pixels)
+            yield from _differences(name, cell, expected[name], trajectory, max_pixels)
         else:
             ours = isinstance(cell, dict) and KEY in (cell.get("metadata") or {})
             told = "a copy of one of the run's cells" if ours else "it is not the run's: somebody added it"
-            found.append(_finding(Outcome.UNCHECKED, name, "cell", told))
-    return found
+            yield _finding(Outcome.UNCHECKED, name, "cell", told)
 
 
 def _look(cell: Json) -> Json:

@@ -151,11 +151,11 @@ def _file(
 
     report, trajectory = run_blocking(audit_file(path, options, expected=expected))
     if asked is not None and trajectory is not None:
-        from kernel_agent.api import recorded_model
+        from kernel_agent.api import is_embedded, recorded_model
         from kernel_agent.audit.exchanges import replay
 
-        if asked == (None, None) and trajectory.model.get("kind") == "openai":  # no file chooses whom we tell what
-            raise InputError("--replay-model: give the server to ask with --base-url")
+        if asked == (None, None) and not is_embedded(trajectory):  # no file chooses what is loaded or who is asked
+            raise InputError("--replay-model: name the model with --model, or its server with --base-url")
         live = recorded_model(trajectory, *asked, api_key=api_key())
         again = run_blocking(replay(trajectory, live))
         report = replace(report, findings=(*report.findings, *again))
@@ -164,7 +164,7 @@ def _file(
 
         page.write_text(to_html(report, trajectory), encoding="utf-8")
     if as_json:
-        print(json.dumps(report.as_json(), ensure_ascii=False))
+        _print_json(report.as_json())
     else:
         _show(report)
     return report.exit_code
@@ -201,8 +201,7 @@ def _show(report: Report) -> None:
         console.print(
             f"{mark} {_safe(finding.cell)}, {_safe(finding.field)}: {_safe(finding.message)}", highlight=False
         )
-    words = {0: "All holds.", 1: "Something fails.", 2: "Something could not be checked."}
-    console.print(f"[{colours[report.outcome]}]{words[report.exit_code]}[/]")
+    console.print(f"[{colours[report.outcome]}]{report.summary.capitalize()}.[/]")
 
 
 def _folder(
@@ -226,14 +225,20 @@ def _folder(
 
         batch = run_blocking(audit_folder(folder, out, options, expected=expected, jobs=jobs, watch=watch))
     if as_json:
-        summary = {"runs": batch.total, "skipped": batch.skipped, "outcomes": batch.outcomes, "cells": batch.verdicts}
-        print(json.dumps(summary | {"exit_code": batch.exit_code, "results": str(out)}, ensure_ascii=False))
+        summary = {
+            "runs": batch.total,
+            "skipped": batch.skipped,
+            "left_out": batch.left_out,
+            "outcomes": batch.outcomes,
+            "cells": batch.verdicts,
+        }
+        _print_json(summary | {"exit_code": batch.exit_code, "results": str(out)})
     else:
-        _show_batch(batch, out)
+        _show_batch(batch, out, options)
     return batch.exit_code
 
 
-def _show_batch(batch: Batch, results: Path) -> None:
+def _show_batch(batch: Batch, results: Path, options: RerunOptions) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -255,16 +260,27 @@ def _show_batch(batch: Batch, results: Path) -> None:
     console.print(
         f"{batch.total} runs ({batch.skipped} from earlier results): {told}. Cells: {cells or 'none'}.", highlight=False
     )
+    if not options.code:
+        console.print("No code was run again.")
+    if batch.left_out:
+        console.print(f"Not looked at: {batch.left_out} links or hidden names.", highlight=False)
     console.print(f"Results: {_safe(str(results))}", highlight=False)
 
 
 def _fail(message: str, as_json: bool, code: int) -> NoReturn:
     """The audit itself could not be made: that is "could not be checked"."""
     if as_json:
-        print(json.dumps({"exit_code": code, "error": message}, ensure_ascii=False))
+        _print_json({"exit_code": code, "error": message})
     else:
         print(f"codevision: {message}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def _print_json(value: object) -> None:
+    """As one line, names and texts that UTF-8 cannot hold too."""
+    from kernel_agent.trajectory.codec import text
+
+    print(text(json.dumps(value, ensure_ascii=False)))
 
 
 def _safe(text: str) -> str:

@@ -43,7 +43,7 @@ def counterfactuals(
     as_json: OneObject = False,
 ) -> None:
     """Branch, change, run on, compare. Exit code: 0 done, 1 it could not be done."""
-    from kernel_agent.api import recorded_model
+    from kernel_agent.api import is_embedded, recorded_model
     from kernel_agent.audit.counterfactual import Change, counterfactuals
     from kernel_agent.blocking import run_blocking
     from kernel_agent.trajectory import Trajectory
@@ -53,9 +53,9 @@ def counterfactuals(
         raise typer.BadParameter(f"--change {unknown[0]}: give {', '.join(Change)}.")
     with named(OSError):
         run = Trajectory.load(notebook)
-        if base_url is None and model is None and run.model.get("kind") == "openai":
+        if base_url is None and model is None and not is_embedded(run):
             raise typer.BadParameter(
-                "--base-url: say which server to ask; the one in the file is not taken at its word."
+                "--model or --base-url: say which model to ask; the one in the file is not taken at its word."
             )
         live = recorded_model(run, model, base_url, api_key=api_key())
         found = run_blocking(counterfactuals(run, live, changes=[Change(name) for name in names]))

@@ -25,6 +25,7 @@ from kernel_agent.errors import ModelFailed, ModelRefused
 from kernel_agent.models.text import IMAGE_TOKENS, break_up, mend
 from kernel_agent.models.tokens import joined, rendered_prompt
 from kernel_agent.types import (
+    FORMATS,
     Completion,
     Event,
     ImagePart,
@@ -86,7 +87,7 @@ class Loaded:
         tokens = (own, *IMAGE_TOKENS) if isinstance(own, str) and own not in IMAGE_TOKENS else IMAGE_TOKENS
         chat = [_chat(message, tokens, events) for message in request.messages]
         images = [
-            Image.open(io.BytesIO(part.image.view)).convert("RGB")
+            Image.open(io.BytesIO(part.image.view), formats=FORMATS).convert("RGB")
             for message in request.messages
             for part in message.content
             if isinstance(part, ImagePart)

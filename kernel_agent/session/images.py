@@ -32,6 +32,7 @@ from kernel_agent.session.images_view import (
     pixel_sha256,
     view_size,
 )
+from kernel_agent.types import FORMATS
 
 __all__ = [
     "LoadedImage",
@@ -47,7 +48,6 @@ __all__ = [
 ]
 
 MAX_PIXELS = 100_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "TGA", "JPEG2000")
 _KEPT = {
     "PNG": "image/png",
     "JPEG": "image/jpeg",

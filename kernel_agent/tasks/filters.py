@@ -15,6 +15,7 @@ from PIL import Image
 from kernel_agent.errors import InputError
 from kernel_agent.tasks.ground_truth import GroundTruth
 from kernel_agent.tasks.image_hash import SAME, Hash, nearest, turned
+from kernel_agent.types import FORMATS
 
 Progress = Callable[[int], None]
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -33,7 +34,7 @@ def hashes(tasks: Sequence[GroundTruth], progress: Progress = lambda done: None)
 def hash_of(file: Path) -> Hash:
     """Hashes (8, 9) of a picture file. InputError names it where it cannot be decoded."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return turned(image)
     except (OSError, InputError) as error:
         raise InputError(f"{file}: {error}") from error

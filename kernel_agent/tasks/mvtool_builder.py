@@ -25,6 +25,7 @@ from kernel_agent.tasks.dataset import IMAGES, TASKS, read_tasks, write_tasks
 from kernel_agent.tasks.drawing import Question
 from kernel_agent.tasks.ground_truth import GroundTruth, Operation, correction
 from kernel_agent.tasks.orientation import Orientation
+from kernel_agent.types import FORMATS
 
 Opener: TypeAlias = Callable[[str], Image.Image]
 """The upright picture of an image id, RGB. Raises InputError where there is none that can be used."""
@@ -146,6 +147,6 @@ def pictures_of(dataset: str | Path) -> Opener:
 
 def _opened(file: Path) -> Image.Image:
     try:
-        return Image.open(file).convert("RGB")
+        return Image.open(file, formats=FORMATS).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{file.name} cannot be read: {error}") from error

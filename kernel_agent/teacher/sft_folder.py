@@ -32,7 +32,7 @@ from kernel_agent.teacher import by_model, curriculum, planning, trial
 from kernel_agent.teacher.conversations import IMAGES, conversation
 from kernel_agent.teacher.plan import Plan, Shape
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Json
+from kernel_agent.types import FORMATS, Json
 from kernel_agent.waiting import all_of
 
 SFT, DROPPED = "sft.jsonl", "dropped.jsonl"
@@ -119,7 +119,7 @@ class Asked:
             return _dropped(task, None, "a crop without a target" if task.image else "no picture")
         shape = shapes[index % len(shapes)]
         try:
-            image = await asyncio.to_thread(lambda: Image.open(str(task.image)).convert("RGB"))
+            image = await asyncio.to_thread(lambda: Image.open(str(task.image), formats=FORMATS).convert("RGB"))
         except (OSError, ValueError) as error:
             return _dropped(task, shape, f"the picture cannot be read: {error}")
         plan = by_model.outline(task, image, shape, np.random.default_rng([self.seed, index]))

@@ -19,6 +19,7 @@ from pathlib import Path
 import orjson
 
 from kernel_agent.errors import TrajectoryError
+from kernel_agent.trajectory.reading import MAX_BYTES, check_size, read_file
 from kernel_agent.types import Json
 
 START = "0" * 64
@@ -98,7 +99,11 @@ def read_journal(folder: Path) -> tuple[list[Entry], bool]:
     TrajectoryError where an entry in the middle is damaged or the chain of hashes is broken.
     """
     path = folder / NAME
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = read_file(path) if path.exists() else b""
+    except OSError as error:
+        raise TrajectoryError(f"{path.name} cannot be read: {error.strerror}") from error
+    check_size(data, path.name)
     *lines, rest = data.split(b"\n")
     entries: list[Entry] = []
     previous = START
@@ -118,14 +123,14 @@ def read_journal(folder: Path) -> tuple[list[Entry], bool]:
     return entries, bool(rest)
 
 
-def read_blob(folder: Path, digest: str) -> bytes:
-    """A blob, checked against its hash."""
+def read_blob(folder: Path, digest: str, most: int = MAX_BYTES) -> bytes:
+    """A blob of at most `most` bytes, checked against its hash."""
     if len(digest) != 64 or not digest.isalnum():
         raise TrajectoryError(f"the journal names the blob {digest!r:.80}, which is no SHA-256")
     try:
-        blob = (folder / "blobs" / digest).read_bytes()
+        blob = read_file(folder / "blobs" / digest, most)
     except OSError as error:
-        raise TrajectoryError(f"the journal names the blob {digest}, which cannot be read: {error}") from error
+        raise TrajectoryError(f"the journal names the blob {digest}, which cannot be read: {error.strerror}") from error
     if hashlib.sha256(blob).hexdigest() != digest:
         raise TrajectoryError(f"the blob {digest} is damaged: its content has another hash")
     return blob

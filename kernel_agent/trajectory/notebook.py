@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
 
-from kernel_agent.errors import TrajectoryError
+from kernel_agent.errors import ImageError, TrajectoryError
 from kernel_agent.trajectory.cells import BYTES_MIME, KEY
 from kernel_agent.trajectory.codec import decode, encode, plain
+from kernel_agent.trajectory.reading import read_json
 from kernel_agent.trajectory.records import SCHEMA, Images, Turn, read_image, read_step, sha256
 from kernel_agent.trajectory.state import State
 from kernel_agent.types import Event, Json, Step
 
 HEAD = b'{\n "cells": [\n'
+MAX_CELLS = 100_000
+_KEYS = {"cells", "metadata", "nbformat", "nbformat_minor"}
 _OPTIONS = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
 
 
@@ -64,17 +66,28 @@ def document(cells: Sequence[bytes], end: bytes) -> bytes:
 
 
 def parse(data: bytes, name: str) -> Json:
-    """The JSON of a notebook that is a trajectory of a known schema. TrajectoryError, naming `name`, otherwise."""
+    """The JSON of a notebook that is a trajectory of a known schema. TrajectoryError, naming `name`, otherwise.
+
+    Every reader of a notebook has to see the cells that are seen here, so nothing else is taken: other versions of the format
+    keep cells elsewhere.
+    """
     try:
-        notebook = orjson.loads(data)
+        notebook = read_json(data, name)
     except orjson.JSONDecodeError as error:
         beside = Path(name).with_suffix(".codevision").name
         raise TrajectoryError(
             f"{name} is no whole notebook ({error}; {len(data)} bytes). If the run crashed and {beside} lies beside it:"
             f" codevision recover {Path(name).name}"
         ) from error
-    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
+    if not isinstance(notebook, dict) or not isinstance(cells := notebook.get("cells"), list):
         raise TrajectoryError(f"{name} is no notebook of nbformat 4: it has no list of cells")
+    if notebook.get("nbformat") != 4 or not isinstance(notebook.get("nbformat_minor"), int):
+        said = f"{notebook.get('nbformat')!r:.20}.{notebook.get('nbformat_minor')!r:.20}"
+        raise TrajectoryError(f"{name} says that it is of nbformat {said}, and runs are of 4: use it as it was saved")
+    if unknown := sorted(notebook.keys() - _KEYS):
+        raise TrajectoryError(f"{name} holds {unknown[0]!r:.80} beside its cells, where no notebook has anything")
+    if len(cells) > MAX_CELLS:
+        raise TrajectoryError(f"{name} has {len(cells):,} cells, and {MAX_CELLS:,} are read at most: split the run")
     metadata = notebook.get("metadata")
     ours = metadata.get(KEY) if isinstance(metadata, dict) else None
     if not isinstance(ours, dict):
@@ -190,7 +203,10 @@ def _read_step(index: int, images: Images, record: Json, cell: Json, blobs: _Blo
             for item in records
         ]
         inner = inner | {"images": known}
-    return read_step(inner, images, blobs, where)
+    step = read_step(inner, images, blobs, where)
+    if step.index != index:
+        raise TrajectoryError(f"{where} says that it is number {step.index + 1}: its record was changed")
+    return step
 
 
 def _add_views(record: Json, blobs: _Blobs) -> None:
@@ -214,17 +230,13 @@ def _accept_rerun(item: dict[str, Json], inner: Json, shown: list[bytes], images
 
     A lossy image becomes lossless by this: what is compared is the recorded hash of the kernel's pixels.
     """
-    from PIL import Image
-
-    from kernel_agent.session.images import pixel_sha256
+    from kernel_agent.session.images import decode_output, pixel_sha256
 
     try:
         outputs = [output["index"] for output in inner["step"]["cell"]["outputs"] if output["type"] == "image"]
         blob = shown[outputs.index(item["index"])]
-        with Image.open(io.BytesIO(blob)) as picture:
-            picture.load()
-            same = pixel_sha256(picture) == item["pixel_sha256"]
-    except (KeyError, IndexError, TypeError, ValueError, OSError):
+        same = pixel_sha256(decode_output(blob)) == item["pixel_sha256"]
+    except (KeyError, IndexError, TypeError, ValueError, ImageError):
         return item  # then its bytes are reported as missing
     if not same:
         return item

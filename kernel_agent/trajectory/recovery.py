@@ -17,6 +17,7 @@ from kernel_agent.errors import TrajectoryError
 from kernel_agent.trajectory import files, notebook
 from kernel_agent.trajectory.codec import decode, plain
 from kernel_agent.trajectory.journal import NAME, Entry, read_blob, read_journal
+from kernel_agent.trajectory.reading import read_file
 from kernel_agent.trajectory.records import Turn, read_step
 from kernel_agent.trajectory.state import Mark, State
 from kernel_agent.trajectory.store import remove_folder, whole_cells
@@ -59,7 +60,7 @@ def _without_journal(target: Path) -> State:
             f"there is nothing to recover: neither {target.name} nor a journal in {files.folder_of(target).name} in"
             f" {target.parent}; the run ended before anything was recorded"
         )
-    return notebook.read(notebook.parse(target.read_bytes(), target.name), target.name)
+    return notebook.read(notebook.parse(read_file(target), target.name), target.name)
 
 
 def _from_journal(folder: Path, target: Path, entries: list[Entry], torn: bool) -> tuple[State, Path]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from kernel_agent.trajectory.codec import text
 from kernel_agent.trajectory.records import to_base64
 from kernel_agent.trajectory.state import State
-from kernel_agent.types import KernelImage, Malformed, RunCode, Status, Step
+from kernel_agent.types import FORMATS, KernelImage, Malformed, RunCode, Status, Step
 
 _SIDE = 160
 _CHARACTERS = 600
@@ -64,7 +64,7 @@ def _thumbnail(image: KernelImage, caption: str) -> str:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(image.view)) as picture:
+        with Image.open(io.BytesIO(image.view), formats=FORMATS) as picture:
             picture.thumbnail((_SIDE, _SIDE))
             small = io.BytesIO()
             picture.convert("RGB").save(small, "JPEG", quality=85)

@@ -20,6 +20,7 @@ from kernel_agent.trajectory import files, notebook
 from kernel_agent.trajectory.cells import cells_since
 from kernel_agent.trajectory.codec import encode
 from kernel_agent.trajectory.journal import NAME, Journal, read_blob
+from kernel_agent.trajectory.reading import read_file
 from kernel_agent.trajectory.records import sha256, write_step
 from kernel_agent.trajectory.state import Mark, State, course
 from kernel_agent.types import Event, Json
@@ -155,7 +156,7 @@ def beginning(path: Path, state: State) -> tuple[list[Json], Mark]:
     StorageError where it holds another course of this run.
     """
     try:
-        parsed = notebook.parse(path.read_bytes(), str(path))
+        parsed = notebook.parse(read_file(path), str(path))
         there = notebook.read(parsed, str(path))
     except (OSError, TrajectoryError):
         return [], Mark()

@@ -103,10 +103,11 @@ class Trajectory:
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
         """The run in a notebook. TrajectoryError where it is none, is cut off, or is of another version."""
         from kernel_agent.trajectory import notebook
+        from kernel_agent.trajectory.reading import read_file
 
         source = Path(path)
         try:
-            data = source.read_bytes()
+            data = read_file(source)
         except OSError as error:
             raise TrajectoryError(f"{source} cannot be read: {error.strerror}: give the path of a saved run") from error
         state = notebook.read(notebook.parse(data, str(source)), str(source))

@@ -16,7 +16,7 @@ from forging import record
 from PIL import Image
 from typer.testing import CliRunner
 
-from kernel_agent.audit.audit import MAX_BYTES, audit_file
+from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.batch import audit_folder
 from kernel_agent.audit.bundle import write_bundle
 from kernel_agent.audit.finding import Outcome
@@ -24,6 +24,7 @@ from kernel_agent.audit.html import to_html
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
 from kernel_agent.errors import InputError, StorageError
+from kernel_agent.trajectory.reading import MAX_BYTES
 
 SCRIPT = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\u202egnp"
 
@@ -150,7 +151,10 @@ def test_the_report_of_a_hostile_run_does_nothing_in_a_browser(notebook: Path, t
     assert "<script" not in done.stdout
 
 
-def test_a_folder_is_continued_where_it_was_left(notebook: Path, tmp_path: Path) -> None:
+def test_a_folder_is_continued_where_it_was_left(
+    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     folder, results = tmp_path / "runs", tmp_path / "results.jsonl"
     (folder / "inner").mkdir(parents=True)
     for number in range(3):
@@ -159,6 +163,7 @@ def test_a_folder_is_continued_where_it_was_left(notebook: Path, tmp_path: Path)
     first = run_blocking(audit_folder(folder, results, jobs=2))
     assert (first.total, first.skipped, first.exit_code) == (4, 0, 1)
     assert (first.outcomes[Outcome.HOLDS], first.outcomes[Outcome.FAILS]) == (3, 1)
+    assert (tmp_path / "state" / "codevision" / "results-key").stat().st_mode & 0o777 == 0o600
     lines = results.read_bytes().splitlines(keepends=True)
     results.write_bytes(b"".join(lines[:3]) + lines[3][:50])  # a crash in the middle of a line
     (folder / "inner" / "3.ipynb").write_bytes(notebook.read_bytes())

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from PIL import Image, ImageOps
 
 from kernel_agent.tasks.released.rows import RowError
+from kernel_agent.types import FORMATS
 
 Picture: TypeAlias = bytes | Path
 """An image file: its content, or where it lies."""
@@ -58,7 +59,7 @@ def _is_file(path: Path) -> bool:
 
 def _checked(picture: Picture) -> Picture:
     try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as image:
             image.verify()
     except Exception as error:  # Pillow raises SyntaxError, struct.error, ... on broken files
         raise RowError(f"an image that cannot be read ({type(error).__name__}: {error})") from error
@@ -67,6 +68,6 @@ def _checked(picture: Picture) -> Picture:
 
 def as_pil(picture: Picture) -> Image.Image:
     """Decoded, upright by its EXIF orientation, in a mode that PNG and the transforms keep (L, RGB or RGBA)."""
-    with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+    with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as opened:
         image = ImageOps.exif_transpose(opened)
         return image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGBA" if "A" in image.mode else "RGB")
