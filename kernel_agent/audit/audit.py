@@ -27,7 +27,7 @@ from kernel_agent.audit.verdicts import Rerun
 from kernel_agent.errors import CodeVisionError, TrajectoryError
 from kernel_agent.trajectory import Trajectory, notebook
 from kernel_agent.trajectory.codec import text
-from kernel_agent.trajectory.reading import read_file, read_json, repeated_keys
+from kernel_agent.trajectory.reading import FOREIGN_VALUES, read_file, read_json, repeated_keys
 
 if TYPE_CHECKING:
     from kernel_agent.session import KernelPool
@@ -104,7 +104,7 @@ def _opened(data: bytes, name: str, options: RerunOptions, expected: Expected) -
     report = Report(name=name, run_id="")
     findings: list[Finding] = []
     try:
-        parsed = _safely(lambda: notebook.parse(data, name), name)
+        parsed = _safely(lambda: notebook.parse(data, name, FOREIGN_VALUES), name)
         seal, findings = _safely(lambda: check_seal(parsed, expected), name)
         report = replace(report, seal=seal, signer_expected=expected.signed)
         trajectory = _safely(lambda: Trajectory(notebook.read(parsed, name)), name)
@@ -144,7 +144,7 @@ async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool
 def _sealed_at_least(data: bytes, expected: Expected) -> tuple[Seal | None, list[Finding]]:
     """What the seal says of a notebook that is no run any more."""
     try:
-        return check_seal(read_json(data, "the notebook"), expected)
+        return check_seal(read_json(data, "the notebook", FOREIGN_VALUES), expected)
     except _ANY:
         return None, []
 

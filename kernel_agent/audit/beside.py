@@ -15,7 +15,7 @@ from kernel_agent.errors import TrajectoryError
 from kernel_agent.trajectory import Trajectory, files
 from kernel_agent.trajectory.codec import encode
 from kernel_agent.trajectory.journal import NAME, Entry, read_blob, read_journal
-from kernel_agent.trajectory.reading import MAX_BYTES
+from kernel_agent.trajectory.reading import FOREIGN_VALUES, MAX_BYTES
 from kernel_agent.trajectory.records import write_step
 from kernel_agent.types import Json
 
@@ -26,7 +26,7 @@ def check_journal(notebook: Path, trajectory: Trajectory | None) -> list[Finding
     if not (folder / NAME).is_file():
         return []
     try:
-        entries, torn = read_journal(folder)
+        entries, torn = read_journal(folder, FOREIGN_VALUES)
         found = list(_blobs(folder, entries))
         if trajectory is not None:
             found += _compare(entries, trajectory)

@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from kernel_agent.errors import TrajectoryError
-from kernel_agent.trajectory.reading import MAX_BYTES, check_size, read_file
+from kernel_agent.trajectory.reading import MAX_BYTES, MAX_VALUES, check_size, read_file
 from kernel_agent.types import Json
 
 START = "0" * 64
@@ -93,7 +93,7 @@ def write_all(file: int, data: bytes, offset: int | None = None) -> None:
         offset = None if offset is None else offset + count
 
 
-def read_journal(folder: Path) -> tuple[list[Entry], bool]:
+def read_journal(folder: Path, most: int = MAX_VALUES) -> tuple[list[Entry], bool]:
     """The entries of a journal, and whether a torn one at its end was left out.
 
     TrajectoryError where an entry in the middle is damaged or the chain of hashes is broken.
@@ -103,7 +103,7 @@ def read_journal(folder: Path) -> tuple[list[Entry], bool]:
         data = read_file(path) if path.exists() else b""
     except OSError as error:
         raise TrajectoryError(f"{path.name} cannot be read: {error.strerror}") from error
-    check_size(data, path.name)
+    check_size(data, path.name, most)
     *lines, rest = data.split(b"\n")
     entries: list[Entry] = []
     previous = START

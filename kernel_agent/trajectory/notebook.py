@@ -18,7 +18,7 @@ import orjson
 from kernel_agent.errors import ImageError, TrajectoryError
 from kernel_agent.trajectory.cells import BYTES_MIME, KEY
 from kernel_agent.trajectory.codec import decode, encode, plain
-from kernel_agent.trajectory.reading import read_json
+from kernel_agent.trajectory.reading import MAX_VALUES, read_json
 from kernel_agent.trajectory.records import SCHEMA, Images, Turn, read_image, read_step, sha256
 from kernel_agent.trajectory.state import State
 from kernel_agent.types import Event, Json, Step
@@ -65,14 +65,14 @@ def document(cells: Sequence[bytes], end: bytes) -> bytes:
     return HEAD + b",\n".join(cells) + end
 
 
-def parse(data: bytes, name: str) -> Json:
+def parse(data: bytes, name: str, most: int = MAX_VALUES) -> Json:
     """The JSON of a notebook that is a trajectory of a known schema. TrajectoryError, naming `name`, otherwise.
 
     Every reader of a notebook has to see the cells that are seen here, so nothing else is taken: other versions of the format
-    keep cells elsewhere.
+    keep cells elsewhere. `most`: how many JSON values are read.
     """
     try:
-        notebook = read_json(data, name)
+        notebook = read_json(data, name, most)
     except orjson.JSONDecodeError as error:
         beside = Path(name).with_suffix(".codevision").name
         raise TrajectoryError(

@@ -1,7 +1,7 @@
 """Reading what somebody else may have made: the bytes of a file, and the JSON in bytes.
 
 Guarantees: nothing is waited for (a pipe, a device, a terminal is refused, also where a link leads to it); a file over `MAX_BYTES` is
-refused unread; JSON that would take more memory than `MAX_VALUES` values do is refused unparsed.
+refused unread; JSON of more values than the caller allows is refused unparsed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from kernel_agent.types import Json
 
 MAX_BYTES = 1 << 30
 """Largest file that is read."""
-MAX_VALUES = 2_000_000
-"""Most values of one JSON text. A parsed value takes up to 72 bytes where its text takes 3."""
+MAX_VALUES = 20_000_000
+"""Most values of one JSON text, where it is the reader's own. A parsed value takes up to 72 bytes where its text takes 3."""
+FOREIGN_VALUES = 2_000_000
+"""Most values of one JSON text where somebody else may have made it to fill the memory."""
 _UNCOUNTED = 1 << 21  # bytes: they take 50 MB at the worst
 _PIECE = 1 << 18
 
@@ -41,17 +43,17 @@ def read_file(path: Path, most: int = MAX_BYTES) -> bytes:
         os.close(file)
 
 
-def read_json(data: bytes, name: str) -> Json:
+def read_json(data: bytes, name: str, most: int = MAX_VALUES) -> Json:
     """The value in a JSON text. TrajectoryError where it holds too many values, orjson.JSONDecodeError where it is no JSON."""
-    check_size(data, name)
+    check_size(data, name, most)
     return orjson.loads(data)
 
 
-def check_size(data: bytes, name: str) -> None:
-    """TrajectoryError where a JSON text, or lines of them, hold too many values."""
-    if len(data) > _UNCOUNTED and (values := _values(data)) > MAX_VALUES:
+def check_size(data: bytes, name: str, most: int = MAX_VALUES) -> None:
+    """TrajectoryError where a JSON text, or lines of them, hold more than `most` values."""
+    if len(data) > _UNCOUNTED and (values := _values(data)) > most:
         raise TrajectoryError(
-            f"{name} holds {values:,} JSON values, and {MAX_VALUES:,} are read at most: split the run, or record it without"
+            f"{name} holds {values:,} JSON values, and {most:,} are read at most: split the run, or record it without"
             " log-probabilities"
         )
 
