@@ -10,10 +10,12 @@ import base64
 import hashlib
 import html
 import io
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from kernel_agent.audit.finding import Outcome, Report, sealed
+from kernel_agent.audit.said import HIDDEN
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Verdict
 from kernel_agent.types import Json, KernelImage
 
@@ -246,12 +248,11 @@ def _more(count: int, what: str) -> str:
 
 
 def _text(value: str, most: int = _CHARACTERS) -> str:
-    """Escaped, cut, without characters that turn text around or that no page may hold."""
-    from kernel_agent.session.outputs import clean_text
-
+    """Escaped and cut. Nothing is taken away: a carriage return alone is a new line, as it is to Python, and what would hide text,
+    turn it around or may stand in no page is a replacement character."""
     cut = value[:most] + (f"\n[… {len(value) - most} more characters]" if len(value) > most else "")
-    plain = "".join("\ufffd" if char in _TURNING else char for char in clean_text(cut))
-    return html.escape(plain, quote=True)
+    plain = _RETURN.sub("\n", cut)
+    return html.escape(HIDDEN.sub("\ufffd", plain), quote=True)
 
 
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+_RETURN = re.compile("\r\n?")

@@ -110,6 +110,9 @@ class _Run:
                 await self.session.aamend(self.session.cells[-1], restart=True)
             again = await self.session.arun(cell.source, seconds=self._seconds(cell), as_is=True)
             took = time.perf_counter() - began
+            if self.session.images_refused:
+                self.stopped = f"step {step.index + 1} shows more bytes of pictures than this audit takes (image_bytes)"
+                return self._flooded(replace(base, replayed=again.status, seconds=(cell.seconds, took)), cell, again)
             compared = self._compare(cell, again, found)
             verdict, why = self._judge(step.index, cell, again, compared, words, found)
             await self._go_on(cell, again)
@@ -126,6 +129,14 @@ class _Run:
             compared=len(compared),
             seconds=(cell.seconds, took),
         )
+
+    def _flooded(self, base: CellVerdict, cell: CellResult, again: CellResult) -> CellVerdict:
+        """The verdict of a cell whose pictures are too much: it differs where it shows some that the record lacks."""
+        if len(again.images) <= len(cell.images):
+            return replace(base, why=self.stopped)
+        how = f"{len(cell.images)} in the record, {len(again.images)} and more in the replay: {self.stopped}"
+        found = Comparison(what="images", verdict=Verdict.MISSING, how=how)
+        return replace(base, verdict=Verdict.MISSING, comparisons=(found,), compared=1)
 
     def _was_restarted(self, step: Step, cell: CellResult) -> bool:
         """Whether this cell met a kernel in which the good cells had been run again. It matters only after an interrupted one."""
@@ -167,7 +178,7 @@ class _Run:
             )
             compared.append(compare_lineage(old, new))
             if not old.lossless and old.view != old.data and old.pixel_sha256 == new.pixel_sha256:
-                compared.append(compare_view(old, new, self.header, max_pixels=options.max_pixels))
+                compared.append(compare_view(old, new, max_pixels=options.max_pixels))
         for image in cell.images[len(again.images) :]:
             how = "the record has it, the code does not show it"
             compared.append(Comparison(what=image.name, verdict=Verdict.MISSING, how=how))

@@ -87,6 +87,8 @@ class Session:
         seed: where `random` and `numpy.random` start in the kernel, and again in every one that runs its cells again; drawn
             by chance where None, and then known as `seed`.
         pool: where its kernels come from, in place of `kernel`; it keeps a slot from its start until it is closed.
+        image_bytes: how many bytes the images that cells show may hold together here; further ones are refused and counted
+            in `images_refused`. None for no limit but that on their number.
 
     Raises ImageError for an image that cannot be taken, before any kernel is started.
     """
@@ -104,6 +106,7 @@ class Session:
         encoding: ImageEncoding = ImageEncoding(),
         seed: int | None = None,
         pool: KernelPool | None = None,
+        image_bytes: int | None = None,
     ) -> None:
         self.encoding = encoding
         self.seed = int.from_bytes(os.urandom(4)) if seed is None else seed
@@ -115,7 +118,7 @@ class Session:
         self.events: list[Event] = []
         self._allow_http = allow_http
         self._pil: dict[int, Image.Image] = {}
-        self._exact, self._room = Exact(), Room()
+        self._exact, self._room = Exact(), Room(most=image_bytes)
         self._channel: KernelChannel | None = None
         self._pool = pool
         self._slot: Slot | None = None
@@ -160,6 +163,11 @@ class Session:
         )
 
     # ------------------------------------------------------------------ life
+
+    @property
+    def images_refused(self) -> int:
+        """How many images were refused because those before them hold `image_bytes` already."""
+        return self._room.refused
 
     @property
     def isolation(self) -> str:
@@ -423,6 +431,7 @@ class Session:
         """An image from its pixels; from a file only by its pixels, so that nothing else in it is kept."""
         if index >= self._max_images:  # the kernel counts too, unless the code changed that
             raise ImageError(f"image {index} is over the limit of {self._max_images} images")
+        self._room.check()
         if isinstance(source, bytes):
             source = Pixels.of(decode_output(source, max_pixels=self.max_pixels))
         width, height = source.size
@@ -445,8 +454,7 @@ class Session:
             origin=f"cell {len(self.cells)}",
             lossless=files.lossless,
         )
-        if not self._room.holds(files, source):
-            image.data, image.view  # noqa: B018 (made now, so that the pixels can go)
+        self._room.keep(image, files, source)
         return image
 
     # ------------------------------------------------------------------ recovery and replay
@@ -576,7 +584,7 @@ class Session:
         twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
         twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
         twin._channel = twin._lease = twin._slot = None
-        twin._exact, twin._room = Exact(), Room()
+        twin._exact, twin._room = Exact(), Room(most=self._room.most)
         return twin
 
     async def _recover(self, collector: OutputCollector) -> None:

@@ -217,10 +217,13 @@ def _accept_rerun(item: dict[str, Json], inner: Json, shown: list[bytes], images
     from PIL import Image
 
     from kernel_agent.session.images import pixel_sha256
+    from kernel_agent.session.images_plain import not_plain
 
     try:
         outputs = [output["index"] for output in inner["step"]["cell"]["outputs"] if output["type"] == "image"]
         blob = shown[outputs.index(item["index"])]
+        if not_plain(blob, "image/png") is not None:
+            return item
         with Image.open(io.BytesIO(blob)) as picture:
             picture.load()
             same = pixel_sha256(picture) == item["pixel_sha256"]

@@ -1,0 +1,162 @@
+"""What a run says of its pictures, checked without running any code: labels, sizes, files, and the views that the model was shown.
+
+Guarantees: pure. An image is named as the run names its images; its file holds what the record says, and an output's file nothing
+by which a viewer could show something else (`session.images_plain`); it is kept with loss, and made smaller for the model, exactly as the
+header's encoding and view bounds have it; the view is the scaled image, pixel for pixel. An input's file is one that `load_image`
+keeps. Images of a follow-up question are "unchecked" where they fit no header: it may have been asked under other options, which a run does
+not record. Not covered: the colour profile or gamma of an input's own file, which viewers may heed and models do not; the view of a
+lossy image, for which code has to run (`compare_images.compare_view`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from kernel_agent.audit.compare_images import view_problem
+from kernel_agent.audit.finding import Finding, Outcome
+from kernel_agent.errors import ImageError
+from kernel_agent.session.images import LoadedImage, ViewBounds, load_image, make_view, view_size
+from kernel_agent.session.images_plain import has_alpha, not_plain
+from kernel_agent.trajectory.codec import decode, encode
+from kernel_agent.types import ImageEncoding, Json, KernelImage, Names
+
+if TYPE_CHECKING:
+    from kernel_agent.trajectory import Trajectory
+
+T = TypeVar("T")
+CHECK = "what the model saw and said"
+SECONDS = 300.0
+"""How long the pictures of a run may take; those that are left are unchecked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """What a header says of pictures; `bounds` is None where it says nothing."""
+
+    names: Names
+    encoding: ImageEncoding
+    bounds: ViewBounds | None
+
+
+def names_of(header: Mapping[str, Json]) -> Names:
+    """How the run names its images. TrajectoryError where the header says nothing sensible of it."""
+    return decode(Names, encode(header["names"]), where="header.names") if "names" in header else Names()
+
+
+def check_pictures(trajectory: Trajectory, *, max_pixels: int, seconds: float = SECONDS) -> Iterator[Finding]:
+    """All that is wrong with the pictures."""
+    header = trajectory.header
+    options = _Options(
+        names=names_of(header),
+        encoding=_read(ImageEncoding, header, "image_encoding") or ImageEncoding(),
+        bounds=_read(ViewBounds, header, "view_bounds"),
+    )
+    made = {image.index: step.index for step in trajectory.steps for image in step.images}
+    later = trajectory.turns[1].first_step if len(trajectory.turns) > 1 else len(trajectory.steps)
+    deadline = time.monotonic() + seconds
+    for count, image in enumerate(trajectory.images):
+        if time.monotonic() > deadline:
+            left = f"{len(trajectory.images) - count} of {len(trajectory.images)} were not looked at: {seconds:g} s were up"
+            yield Finding(check=CHECK, outcome=Outcome.UNCHECKED, cell="run", field="images", message=left)
+            return
+        step = made.get(image.index)
+        where = "input" if step is None else f"step {step + 1}"
+        for field, message in _by_options(image, options, step is None):
+            doubt = (
+                ""
+                if step is None or step < later
+                else " (of a follow-up question, whose options a run does not record)"
+            )
+            outcome = Outcome.UNCHECKED if doubt else Outcome.FAILS
+            yield Finding(check=CHECK, outcome=outcome, cell=where, field=field, message=message + doubt)
+        if options.bounds is None and image.view_size != image.size:
+            told = "the run records no view bounds, so its size cannot be checked"
+            yield Finding(
+                check=CHECK, outcome=Outcome.UNCHECKED, cell=where, field=f"view of {image.name}", message=told
+            )
+        checks = _input(image, options, max_pixels) if step is None else _output(image, max_pixels)
+        for field, message in checks:
+            yield Finding(check=CHECK, outcome=Outcome.FAILS, cell=where, field=field, message=message)
+
+
+def _read(kind: type[T], header: Mapping[str, Json], name: str) -> T | None:
+    return decode(kind, encode(header[name]), where=f"header.{name}") if name in header else None
+
+
+def _by_options(image: KernelImage, options: _Options, given: bool) -> Iterator[tuple[str, str]]:
+    """What does not fit the header."""
+    if image.name != (name := options.names(image.index)):
+        yield image.name, f"image {image.index} of this run is called {name}"
+    if not given and not image.lossless and options.encoding.notebook != "jpeg":
+        yield image.name, "it is kept with loss, and the run keeps its images without"
+    wanted = view_size(image.size, options.bounds) if options.bounds else image.view_size
+    if image.view_size != wanted:
+        shown = f"{image.view_size[0]}x{image.view_size[1]}"
+        yield f"view of {image.name}", f"it is {shown} px, and the run's bounds give {wanted[0]}x{wanted[1]} px"
+    if image.view != image.data and image.view_mime != f"image/{options.encoding.view}":
+        yield (
+            f"view of {image.name}",
+            f"it is {image.view_mime[:40]}, and the run shows {options.encoding.view.upper()}",
+        )
+
+
+def _input(image: KernelImage, options: _Options, max_pixels: int) -> Iterator[tuple[str, str]]:
+    """Of an image that was given: file and view."""
+    if image.origin != "input" or not image.lossless or image.parent is not None or image.affine is not None:
+        yield image.name, "an input comes from no cell and no other image, and is kept without loss"
+    try:
+        loaded = load_image(image.data, max_pixels=max_pixels)
+    except ImageError as error:
+        yield image.name, f"it cannot be opened: {error}"
+        return
+    if loaded.data != image.data or loaded.mime != image.mime:
+        yield (
+            image.name,
+            "its file is none that a run keeps: it is animated, of another kind than it says, or of a rare one",
+        )
+    if loaded.pil.size != image.size:
+        yield (
+            image.name,
+            f"it is {loaded.pil.width}x{loaded.pil.height} px, the record says {image.size[0]}x{image.size[1]}",
+        )
+    if image.view != image.data:
+        yield from _view(image)
+        if (problem := view_problem(image, loaded.pil, max_pixels=max_pixels)) is not None:
+            yield f"view of {image.name}", problem
+    elif image.view_mime != image.mime or not _as_it_is(loaded, options.bounds or ViewBounds()):
+        yield f"view of {image.name}", "this file cannot be shown to the model as it is"
+
+
+def _as_it_is(loaded: LoadedImage, bounds: ViewBounds) -> bool:
+    return make_view(loaded.pil, loaded.data, loaded.mime, bounds).data is loaded.data
+
+
+def _output(image: KernelImage, max_pixels: int) -> Iterator[tuple[str, str]]:
+    """Of an image that a cell showed."""
+    if image.origin == "input":
+        yield image.name, "a cell made it, and it is said to be an input"
+    if image.mime != ("image/png" if image.lossless else "image/jpeg"):
+        yield image.name, f"it is {image.mime[:40]}, kept {'without' if image.lossless else 'with'} loss"
+    elif (problem := not_plain(image.data, image.mime, image.size)) is not None:
+        yield image.name, f"its file is not one that every viewer shows alike: {problem}"
+    elif image.view != image.data:
+        yield from _view(image)
+        if not image.lossless:
+            return
+        try:
+            whole = load_image(image.data, max_pixels=max_pixels).pil
+        except ImageError as error:
+            yield f"view of {image.name}", f"it cannot be compared: {error}"
+            return
+        if (problem := view_problem(image, whole, max_pixels=max_pixels)) is not None:
+            yield f"view of {image.name}", problem
+    elif image.view_mime != image.mime or (image.lossless and has_alpha(image.data)):
+        yield f"view of {image.name}", "this file cannot be shown to the model as it is"
+
+
+def _view(image: KernelImage) -> Iterator[tuple[str, str]]:
+    if (problem := not_plain(image.view, image.view_mime, image.view_size)) is not None:
+        yield f"view of {image.name}", f"its file is not one that every reader decodes alike: {problem}"
