@@ -10,6 +10,7 @@ lossy image, for which code has to run (`compare_images.compare_view`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -138,6 +139,10 @@ def _output(image: KernelImage, max_pixels: int) -> Iterator[tuple[str, str]]:
     """Of an image that a cell showed."""
     if image.origin == "input":
         yield image.name, "a cell made it, and it is said to be an input"
+    if image.parent is not None and not 0 <= image.parent < image.index:
+        yield f"lineage of {image.name}", f"it is said to be made from image {image.parent}, which was not there yet"
+    if not all(map(math.isfinite, image.affine or ())):
+        yield f"lineage of {image.name}", f"it is said to lie at {image.affine}, which is no place"
     if image.mime != ("image/png" if image.lossless else "image/jpeg"):
         yield image.name, f"it is {image.mime[:40]}, kept {'without' if image.lossless else 'with'} loss"
     elif (problem := not_plain(image.data, image.mime, image.size)) is not None:

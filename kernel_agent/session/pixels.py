@@ -102,18 +102,18 @@ class Files:
 class Room:
     """How many bytes of pixels may wait to be made into files: 42 of 1024x768. Blank pictures would else fill the memory.
 
-    `most` is how many bytes all pictures may hold that are alive, files and waiting pixels (None: no limit); `refused` counts those
-    that had no room left. The last one in may be over it.
+    `most` is how many bytes all pictures may hold that are alive, files and waiting pixels (None: no limit), the last one in
+    excepted; `refused` is whether one had no room left.
     """
 
     def __init__(self, limit: int = 96 * 2**20, most: int | None = None) -> None:
         self.limit, self.used = limit, 0
-        self.most, self.kept, self.refused = most, 0, 0
+        self.most, self.kept, self.refused = most, 0, False
 
     def check(self) -> None:
         """ImageError where no further picture may be kept."""
         if self.most is not None and self.kept >= self.most:
-            self.refused += 1
+            self.refused = True
             raise ImageError(f"the pictures of this session hold {self.kept:,} bytes; the limit is {self.most:,}")
 
     def keep(self, image: KernelImage, files: Files, pixels: Pixels) -> None:

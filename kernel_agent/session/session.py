@@ -87,8 +87,8 @@ class Session:
         seed: where `random` and `numpy.random` start in the kernel, and again in every one that runs its cells again; drawn
             by chance where None, and then known as `seed`.
         pool: where its kernels come from, in place of `kernel`; it keeps a slot from its start until it is closed.
-        image_bytes: how many bytes the images that cells show may hold together here; further ones are refused and counted
-            in `images_refused`. None for no limit but that on their number.
+        image_bytes: how many bytes the images that cells show may hold together here; further ones are refused (see
+            `images_refused`). None for no limit but that on their number.
 
     Raises ImageError for an image that cannot be taken, before any kernel is started.
     """
@@ -165,8 +165,8 @@ class Session:
     # ------------------------------------------------------------------ life
 
     @property
-    def images_refused(self) -> int:
-        """How many images were refused because those before them hold `image_bytes` already."""
+    def images_refused(self) -> bool:
+        """Whether an image was refused because those before it hold `image_bytes` already."""
         return self._room.refused
 
     @property
