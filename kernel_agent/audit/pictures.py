@@ -14,9 +14,9 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from kernel_agent.audit.compare_images import view_problem
+from kernel_agent.audit.compare_images import check_view
 from kernel_agent.audit.finding import Finding, Outcome
 from kernel_agent.errors import ImageError
 from kernel_agent.session.images import LoadedImage, ViewBounds, load_image, make_view, view_size
@@ -25,7 +25,12 @@ from kernel_agent.trajectory.codec import decode, encode
 from kernel_agent.types import ImageEncoding, Json, KernelImage, Names
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from kernel_agent.trajectory import Trajectory
+
+_Wrong: TypeAlias = tuple[str, str]
+"""A field, and what is the matter with it."""
 
 T = TypeVar("T")
 CHECK = "what the model saw and said"
@@ -78,16 +83,22 @@ def check_pictures(trajectory: Trajectory, *, max_pixels: int, seconds: float = 
             yield Finding(
                 check=CHECK, outcome=Outcome.UNCHECKED, cell=where, field=f"view of {image.name}", message=told
             )
-        checks = _input(image, options, max_pixels) if step is None else _output(image, max_pixels)
-        for field, message in checks:
+        wrong, whole = _input(image, options, max_pixels) if step is None else _output(image, max_pixels)
+        for field, message in wrong:
             yield Finding(check=CHECK, outcome=Outcome.FAILS, cell=where, field=field, message=message)
+        if (
+            whole is not None
+            and (seen := check_view(image, whole, header, max_pixels=max_pixels)).verdict.holds is not True
+        ):
+            outcome = Outcome.UNCHECKED if seen.verdict.holds is None else Outcome.FAILS
+            yield Finding(check=CHECK, outcome=outcome, cell=where, field=seen.what, message=seen.how)
 
 
 def _read(kind: type[T], header: Mapping[str, Json], name: str) -> T | None:
     return decode(kind, encode(header[name]), where=f"header.{name}") if name in header else None
 
 
-def _by_options(image: KernelImage, options: _Options, given: bool) -> Iterator[tuple[str, str]]:
+def _by_options(image: KernelImage, options: _Options, given: bool) -> Iterator[_Wrong]:
     """What does not fit the header."""
     if image.name != (name := options.names(image.index)):
         yield image.name, f"image {image.index} of this run is called {name}"
@@ -104,64 +115,63 @@ def _by_options(image: KernelImage, options: _Options, given: bool) -> Iterator[
         )
 
 
-def _input(image: KernelImage, options: _Options, max_pixels: int) -> Iterator[tuple[str, str]]:
-    """Of an image that was given: file and view."""
+def _input(image: KernelImage, options: _Options, max_pixels: int) -> tuple[list[_Wrong], Image.Image | None]:
+    """Of an image that was given: what is wrong, and its pixels where the view has to be made of them."""
+    wrong: list[_Wrong] = []
     if image.origin != "input" or not image.lossless or image.parent is not None or image.affine is not None:
-        yield image.name, "an input comes from no cell and no other image, and is kept without loss"
+        wrong.append((image.name, "an input comes from no cell and no other image, and is kept without loss"))
     try:
         loaded = load_image(image.data, max_pixels=max_pixels)
     except ImageError as error:
-        yield image.name, f"it cannot be opened: {error}"
-        return
+        return [*wrong, (image.name, f"it cannot be opened: {error}")], None
     if loaded.data != image.data or loaded.mime != image.mime:
-        yield (
-            image.name,
-            "its file is none that a run keeps: it is animated, of another kind than it says, or of a rare one",
+        wrong.append(
+            (image.name, "no run keeps such a file: it is animated, of another kind than it says, or of a rare one")
         )
     if loaded.pil.size != image.size:
-        yield (
-            image.name,
-            f"it is {loaded.pil.width}x{loaded.pil.height} px, the record says {image.size[0]}x{image.size[1]}",
-        )
+        size = f"{loaded.pil.width}x{loaded.pil.height}"
+        wrong.append((image.name, f"it is {size} px, the record says {image.size[0]}x{image.size[1]}"))
     if image.view != image.data:
-        yield from _view(image)
-        if (problem := view_problem(image, loaded.pil, max_pixels=max_pixels)) is not None:
-            yield f"view of {image.name}", problem
-    elif image.view_mime != image.mime or not _as_it_is(loaded, options.bounds or ViewBounds()):
-        yield f"view of {image.name}", "this file cannot be shown to the model as it is"
+        return [*wrong, *_view(image)], loaded.pil
+    if image.view_mime != image.mime or not _as_it_is(loaded, options.bounds or ViewBounds()):
+        wrong.append((f"view of {image.name}", "this file cannot be shown to the model as it is"))
+    return wrong, None
 
 
 def _as_it_is(loaded: LoadedImage, bounds: ViewBounds) -> bool:
     return make_view(loaded.pil, loaded.data, loaded.mime, bounds).data is loaded.data
 
 
-def _output(image: KernelImage, max_pixels: int) -> Iterator[tuple[str, str]]:
-    """Of an image that a cell showed."""
+def _output(image: KernelImage, max_pixels: int) -> tuple[list[_Wrong], Image.Image | None]:
+    """The same of an image that a cell showed."""
+    wrong: list[_Wrong] = []
     if image.origin == "input":
-        yield image.name, "a cell made it, and it is said to be an input"
+        wrong.append((image.name, "a cell made it, and it is said to be an input"))
     if image.parent is not None and not 0 <= image.parent < image.index:
-        yield f"lineage of {image.name}", f"it is said to be made from image {image.parent}, which was not there yet"
+        told = f"it is said to be made from image {image.parent}, which was not there yet"
+        wrong.append((f"lineage of {image.name}", told))
     if not all(map(math.isfinite, image.affine or ())):
-        yield f"lineage of {image.name}", f"it is said to lie at {image.affine}, which is no place"
+        wrong.append((f"lineage of {image.name}", f"it is said to lie at {image.affine}, which is no place"))
     if image.mime != ("image/png" if image.lossless else "image/jpeg"):
-        yield image.name, f"it is {image.mime[:40]}, kept {'without' if image.lossless else 'with'} loss"
-    elif (problem := not_plain(image.data, image.mime, image.size)) is not None:
-        yield image.name, f"its file is not one that every viewer shows alike: {problem}"
-    elif image.view != image.data:
-        yield from _view(image)
-        if not image.lossless:
-            return
-        try:
-            whole = load_image(image.data, max_pixels=max_pixels).pil
-        except ImageError as error:
-            yield f"view of {image.name}", f"it cannot be compared: {error}"
-            return
-        if (problem := view_problem(image, whole, max_pixels=max_pixels)) is not None:
-            yield f"view of {image.name}", problem
-    elif image.view_mime != image.mime or (image.lossless and has_alpha(image.data)):
-        yield f"view of {image.name}", "this file cannot be shown to the model as it is"
+        return [
+            *wrong,
+            (image.name, f"it is {image.mime[:40]}, kept {'without' if image.lossless else 'with'} loss"),
+        ], None
+    if (problem := not_plain(image.data, image.mime, image.size)) is not None:
+        return [*wrong, (image.name, f"its file is not one that every viewer shows alike: {problem}")], None
+    if image.view == image.data:
+        if image.view_mime != image.mime or (image.lossless and has_alpha(image.data)):
+            wrong.append((f"view of {image.name}", "this file cannot be shown to the model as it is"))
+        return wrong, None
+    wrong += _view(image)
+    if not image.lossless:
+        return wrong, None
+    try:
+        return wrong, load_image(image.data, max_pixels=max_pixels).pil
+    except ImageError as error:
+        return [*wrong, (image.name, f"it cannot be opened: {error}")], None
 
 
-def _view(image: KernelImage) -> Iterator[tuple[str, str]]:
+def _view(image: KernelImage) -> Iterator[_Wrong]:
     if (problem := not_plain(image.view, image.view_mime, image.view_size)) is not None:
         yield f"view of {image.name}", f"its file is not one that every reader decodes alike: {problem}"

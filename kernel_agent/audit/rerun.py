@@ -111,7 +111,8 @@ class _Run:
             again = await self.session.arun(cell.source, seconds=self._seconds(cell), as_is=True)
             took = time.perf_counter() - began
             if self.session.images_refused:
-                self.stopped = f"step {step.index + 1} shows more bytes of pictures than this audit takes (image_bytes)"
+                limit = f"the {self.session.image_bytes:,} bytes that this audit takes of this run (RerunOptions.image_bytes)"
+                self.stopped = f"the pictures up to step {step.index + 1} hold more than {limit}"
                 return self._flooded(replace(base, replayed=again.status, seconds=(cell.seconds, took)), cell, again)
             compared = self._compare(cell, again, found)
             verdict, why = self._judge(step.index, cell, again, compared, words, found)
@@ -178,7 +179,7 @@ class _Run:
             )
             compared.append(compare_lineage(old, new))
             if not old.lossless and old.view != old.data and old.pixel_sha256 == new.pixel_sha256:
-                compared.append(compare_view(old, new, max_pixels=options.max_pixels))
+                compared.append(compare_view(old, new, self.header, max_pixels=options.max_pixels))
         for image in cell.images[len(again.images) :]:
             how = "the record has it, the code does not show it"
             compared.append(Comparison(what=image.name, verdict=Verdict.MISSING, how=how))
@@ -211,6 +212,8 @@ class _Run:
         elif again.status in (Status.TIMEOUT, Status.KILLED):
             why = _ended(again)
             self._lose(names, f"{at} could not be run again ({why})")
+        elif holds is None:
+            why = next(f"{item.what}: {item.how}" for item in compared if item.verdict is verdict)
         elif not holds:
             touched = sorted(names & self.lost.keys())
             if free:

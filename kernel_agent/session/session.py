@@ -113,6 +113,7 @@ class Session:
         self.names, self.budget, self.max_pixels = names, budget, max_pixels
         self.bounds = bounds or ViewBounds()
         self.kernel = kernel if pool is None else pool.kernel
+        self.image_bytes = image_bytes
         self.images: list[KernelImage] = []
         self.cells: list[CellResult] = []
         self.events: list[Event] = []
@@ -584,7 +585,7 @@ class Session:
         twin.images = inputs + [image for image in self.images[len(inputs) :] if image.index not in later]
         twin.events, twin._pil, twin._lock = [], dict(self._pil), asyncio.Lock()
         twin._channel = twin._lease = twin._slot = None
-        twin._exact, twin._room = Exact(), Room(most=self._room.most)
+        twin._exact, twin._room = Exact(), Room(most=self.image_bytes)
         return twin
 
     async def _recover(self, collector: OutputCollector) -> None:

@@ -308,6 +308,29 @@ async def test_views_are_those_of_their_images_whatever_the_header_claims(run: T
     assert ("step 2", "view of image_2") in _wrong(jpeg)
 
 
+async def test_another_pillow_may_scale_by_one_level_otherwise_and_no_more(run: Trajectory) -> None:
+    packages = {**run.header["environment"]["packages"], "pillow": "1.0"}
+    other = {"environment": {**run.header["environment"], "packages": packages}}
+    exact = np.array(_again(run.images[2].view)).astype(np.int16)
+    near = Image.fromarray(np.clip(exact + np.indices(exact.shape).sum(axis=0) % 2, 0, 255).astype(np.uint8))
+    far = Image.fromarray(np.clip(exact - 2, 0, 255).astype(np.uint8))
+    encoding = {"image_encoding": {"notebook": "png", "view": "jpeg"}}
+
+    def found(view: bytes, mime: str = "image/png", **header: object) -> list[Outcome]:
+        forged = forge(run, 1, _change(view=view, view_mime=mime), **header)
+        fields = check_record(forged, max_pixels=10**7)
+        return [item.outcome for item in fields if (item.cell, item.field) == ("step 2", "view of image_2")]
+
+    assert found(encode_png(near)) == [Outcome.FAILS]
+    assert found(encode_png(near), **other) == []
+    assert found(encode_png(far), **other) == [Outcome.FAILS]
+    jpeg = encode_jpeg(near)
+    assert found(jpeg, "image/jpeg", **encoding) == [Outcome.FAILS]
+    assert found(jpeg, "image/jpeg", **encoding, **other) == [Outcome.UNCHECKED]
+    wiped = encode_jpeg(Image.new("RGB", near.size))
+    assert found(wiped, "image/jpeg", **encoding, **other) == [Outcome.FAILS]
+
+
 async def test_labels_sizes_and_lineage_are_those_of_the_run(run: Trajectory, picture: Image.Image) -> None:
     tiny = encode_png(Image.new("RGB", (2, 2)))
     forgeries = [
@@ -364,7 +387,7 @@ async def test_a_replay_that_floods_this_process_is_stopped_and_the_cell_says_so
     assert (await rerun(honest, pool=pool)).verdict is Verdict.IDENTICAL
     verdicts = (await rerun(honest, options, pool=pool)).cells
     assert [cell.verdict for cell in verdicts] == [Verdict.IDENTICAL, Verdict.NOT_REPLAYABLE, Verdict.NOT_REPLAYABLE]
-    assert verdicts[1].why == "step 2 shows more bytes of pictures than this audit takes (image_bytes)"
+    assert verdicts[1].why.startswith("the pictures up to step 2 hold more than the 1,000,000 bytes")
 
     def less(cell: CellResult) -> CellResult:
         return replace(cell, images=cell.images[:1], outputs=cell.outputs[:1])
