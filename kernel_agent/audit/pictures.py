@@ -2,7 +2,7 @@
 
 Guarantees: pure. An image is named as the run names its images; its file holds what the record says, and an output's file nothing
 by which a viewer could show something else (`session.images_plain`); it is kept with loss, and made smaller for the model, exactly as the
-header's encoding and view bounds have it; the view is the scaled image, pixel for pixel. An input's file is one that `load_image`
+header's encoding and view bounds have it; the view is the scaled image (`compare_images.check_view`). An input's file is one that `load_image`
 keeps. Images of a follow-up question are "unchecked" where they fit no header: it may have been asked under other options, which a run does
 not record. Not covered: the colour profile or gamma of an input's own file, which viewers may heed and models do not; the view of a
 lossy image, for which code has to run (`compare_images.compare_view`).
@@ -66,32 +66,29 @@ def check_pictures(trajectory: Trajectory, *, max_pixels: int, seconds: float = 
     for count, image in enumerate(trajectory.images):
         if time.monotonic() > deadline:
             left = f"{len(trajectory.images) - count} of {len(trajectory.images)} were not looked at: {seconds:g} s were up"
-            yield Finding(check=CHECK, outcome=Outcome.UNCHECKED, cell="run", field="images", message=left)
+            yield finding("run", "images", left, "")
             return
         step = made.get(image.index)
         where = "input" if step is None else f"step {step + 1}"
         for field, message in _by_options(image, options, step is None):
-            doubt = (
-                ""
-                if step is None or step < later
-                else " (of a follow-up question, whose options a run does not record)"
-            )
-            outcome = Outcome.UNCHECKED if doubt else Outcome.FAILS
-            yield Finding(check=CHECK, outcome=outcome, cell=where, field=field, message=message + doubt)
+            follows = step is not None and step >= later
+            yield finding(where, field, message, " (its question may have had options of its own)" if follows else None)
         if options.bounds is None and image.view_size != image.size:
-            told = "the run records no view bounds, so its size cannot be checked"
-            yield Finding(
-                check=CHECK, outcome=Outcome.UNCHECKED, cell=where, field=f"view of {image.name}", message=told
-            )
+            message = "the run records no view bounds, so its size cannot be checked"
+            yield finding(where, f"view of {image.name}", message, "")
         wrong, whole = _input(image, options, max_pixels) if step is None else _output(image, max_pixels)
         for field, message in wrong:
-            yield Finding(check=CHECK, outcome=Outcome.FAILS, cell=where, field=field, message=message)
-        if (
-            whole is not None
-            and (seen := check_view(image, whole, header, max_pixels=max_pixels)).verdict.holds is not True
-        ):
-            outcome = Outcome.UNCHECKED if seen.verdict.holds is None else Outcome.FAILS
-            yield Finding(check=CHECK, outcome=outcome, cell=where, field=seen.what, message=seen.how)
+            yield finding(where, field, message)
+        if whole is not None:
+            seen = check_view(image, whole, header, max_pixels=max_pixels)
+            if not seen.verdict.holds:
+                yield finding(where, seen.what, seen.how, None if seen.verdict.holds is False else "")
+
+
+def finding(cell: str, field: str, message: str, doubt: str | None = None) -> Finding:
+    """One that fails; with a doubt, which follows the message, it is unchecked."""
+    outcome = Outcome.FAILS if doubt is None else Outcome.UNCHECKED
+    return Finding(check=CHECK, outcome=outcome, cell=cell, field=field, message=message + (doubt or ""))
 
 
 def _read(kind: type[T], header: Mapping[str, Json], name: str) -> T | None:

@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_agent import prompts
-from kernel_agent.audit.finding import Finding, Outcome
-from kernel_agent.audit.pictures import CHECK, check_pictures
+from kernel_agent.audit.finding import Finding
+from kernel_agent.audit.pictures import check_pictures, finding
 from kernel_agent.environment import environment
 from kernel_agent.protocols import PROTOCOLS, Protocol
 from kernel_agent.session.cells import cell_source
@@ -80,12 +80,6 @@ def same_version(header: Mapping[str, Json]) -> bool:
     return then is not None and then == now
 
 
-def _finding(cell: str, field: str, message: str, doubt: str | None = None) -> Finding:
-    """One that fails; with a doubt, which follows the message, it is unchecked."""
-    outcome = Outcome.FAILS if doubt is None else Outcome.UNCHECKED
-    return Finding(check=CHECK, outcome=outcome, cell=cell, field=field, message=message + (doubt or ""))
-
-
 def _steps(trajectory: Trajectory) -> Iterator[Finding]:
     """Of each step: thought, action, code, report and request."""
     known = [image for image in trajectory.images if not _made(image, trajectory.steps)]
@@ -100,7 +94,7 @@ def _steps(trajectory: Trajectory) -> Iterator[Finding]:
         yield from _fits(step, decided.get(step.index), ends.get(step.index))
     if protocol is None and trajectory.steps:
         message = f"no protocol {name!r:.80} here: messages were not read again"
-        yield _finding("run", "protocol", message, doubt="")
+        yield finding("run", "protocol", message, doubt="")
         return
     before: Step | None = None
     for step in trajectory.steps:
@@ -109,22 +103,22 @@ def _steps(trajectory: Trajectory) -> Iterator[Finding]:
         protocol = _reader(protocol, step, len(known), decision)
         parsed = protocol.parse(step.completion, images=len(known))
         if _as_decided(parsed.action, decision) != step.action:
-            yield _finding(where, "action", "the completion as written gives another action", doubt)
+            yield finding(where, "action", "the completion as written gives another action", doubt)
         elif parsed.thought != step.thought:
-            yield _finding(where, "thought", "the completion as written gives another thought", doubt)
+            yield finding(where, "thought", "the completion as written gives another thought", doubt)
         if step.cell is not None and not _ran(step.action, step.cell):
             told = doubt if _ran(step.action, step.cell, words=False) else None
-            yield _finding(where, "code", "the cell that ran is not the code of the action", told)
+            yield finding(where, "code", "the cell that ran is not the code of the action", told)
         if (expected := _report(step, known, decision)) is not None and step.observation is not None:
             parts = step.observation.content
             if parts[: len(expected)] != expected or not _notices(parts[len(expected) :]):
                 told = doubt if step.cell is None or _tells(step.observation, step.cell) else None
-                yield _finding(where, "observation", "what the model was told is not what the cell showed", told)
+                yield finding(where, "observation", "what the model was told is not what the cell showed", told)
         asked = [turn for turn in trajectory.turns if turn.first_step == step.index]
         if not _request_fits(step, before, asked, protocol, known):
             message = "the request does not follow from the step before and the question"
             told = doubt if len(step.new_messages) <= _due(before, protocol) + len(asked) else None
-            yield _finding(where, "request", message, told)
+            yield finding(where, "request", message, told)
         known += step.images
         before = step
 
@@ -134,24 +128,22 @@ def _fits(step: Step, decision: Event | None, turn: Turn | None) -> Iterator[Fin
     where, action, cell, told = f"step {step.index + 1}", step.action, step.cell, step.observation
     refused = decision is not None and decision.kind == "refused"
     if cell is not None and not isinstance(action, RunCode):
-        yield _finding(where, "code", "a cell ran, and the model did not ask for one")
+        yield finding(where, "code", "a cell ran, and the model did not ask for one")
     if refused and cell is not None:
-        yield _finding(where, "code", "a person refused this code, and it ran")
+        yield finding(where, "code", "a person refused this code, and it ran")
     if refused and not isinstance(action, RunCode):
-        yield _finding(where, "action", "a person refused code, and the model wrote none")
+        yield finding(where, "action", "a person refused code, and the model wrote none")
     answered = cell is not None or refused or isinstance(action, Malformed)
     if told is not None and not answered:
-        yield _finding(where, "observation", "nothing ran, and the model was told of it")
+        yield finding(where, "observation", "nothing ran, and the model was told of it")
     if told is None and answered and (cell is None or turn is None or turn.stop_reason not in _CUT_SHORT):
-        yield _finding(
-            where, "observation", "what came of this message was not told to the model, and the turn went on"
-        )
+        yield finding(where, "observation", "what came of this message was not told to the model, and the turn went on")
     if turn is None and (isinstance(action, Answer) or not answered):
         message = "the model answered" if isinstance(action, Answer) else "its code did not run"
-        yield _finding(where, "action", f"{message}, and the turn went on")
+        yield finding(where, "action", f"{message}, and the turn went on")
     status = cell.status if cell is not None else Status.REFUSED if refused else Status.MALFORMED
     if told is not None and answered and told.status is not status:
-        yield _finding(where, "observation", f"its status is {told.status}, and the step's is {status}")
+        yield finding(where, "observation", f"its status is {told.status}, and the step's is {status}")
 
 
 def _ran(action: Action, cell: CellResult, *, words: bool = True) -> bool:
@@ -275,11 +267,11 @@ def _ends(trajectory: Trajectory) -> Iterator[Finding]:
         answer = action.text if isinstance(action, Answer) else None
         if answer is not None and turn.stop_reason in (None, StopReason.CRASHED) and turn.answer is None:
             message = "the model's last message is an answer, and the run ended before that was noted"
-            yield _finding(where, "answer", message, doubt="")
+            yield finding(where, "answer", message, doubt="")
         elif turn.answer != answer:
-            yield _finding(where, "answer", "it is not the answer of the turn's last message")
+            yield finding(where, "answer", "it is not the answer of the turn's last message")
         elif (answer is not None) is not (turn.stop_reason is StopReason.ANSWER):
-            yield _finding(where, "answer", f"the turn's last message does not end it by {turn.stop_reason!s:.40}")
+            yield finding(where, "answer", f"the turn's last message does not end it by {turn.stop_reason!s:.40}")
 
 
 def _hidden(trajectory: Trajectory) -> Iterator[Finding]:
@@ -290,4 +282,4 @@ def _hidden(trajectory: Trajectory) -> Iterator[Finding]:
         )
         if found := sorted({f"U+{ord(match[0][0]):04X}" for match in HIDDEN.finditer(code)}):
             message = f"it holds characters that hide or turn text around: {', '.join(found[:8])}. Look at it character by character"
-            yield _finding(f"step {step.index + 1}", "code", message, doubt="")
+            yield finding(f"step {step.index + 1}", "code", message, doubt="")
