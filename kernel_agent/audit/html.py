@@ -10,11 +10,14 @@ import base64
 import hashlib
 import html
 import io
+import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from kernel_agent.audit.finding import Outcome, Report, sealed
 from kernel_agent.audit.model import lines
+from kernel_agent.audit.said import HIDDEN
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Verdict
 from kernel_agent.types import Json, KernelImage
 
@@ -27,6 +30,7 @@ _COMPARISONS = 40
 _CHARACTERS = 4000
 _SIDE = 120
 _PICTURES = 400
+_SECONDS = 60.0
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem;color:#1b1f24;background:#fff}
@@ -48,11 +52,12 @@ td,th{border-color:#343a40}.s,figcaption{color:#9aa4ae}}
 def to_html(report: Report, trajectory: Trajectory | None = None) -> str:
     """The page. With the trajectory it also shows questions, answers and small pictures of the images."""
     body = [_head(report), _findings(report)]
+    until = time.monotonic() + _SECONDS
     if trajectory is not None:
-        body.append(_run(trajectory))
+        body.append(_run(trajectory, until))
     body.append(_exchanges(report))
     if report.rerun is not None:
-        body += _cells(report, trajectory)
+        body += _cells(report, trajectory, until)
     return _page(f"Audit of {report.name}", body)
 
 
@@ -115,9 +120,9 @@ def _findings(report: Report) -> str:
     return f"<h2>Findings</h2><table>{head}{rows}</table>{more}"
 
 
-def _run(trajectory: Trajectory) -> str:
+def _run(trajectory: Trajectory, until: float) -> str:
     made = {image.index for step in trajectory.steps for image in step.images}
-    out = ["<h2>Question</h2>", _strip([image for image in trajectory.images if image.index not in made][:20])]
+    out = ["<h2>Question</h2>", _strip([image for image in trajectory.images if image.index not in made][:20], until)]
     for turn in trajectory.turns[:20]:
         out.append(f"<pre>{_text(turn.question)}</pre>")
         if turn.answer is not None:
@@ -150,18 +155,18 @@ def _exchanges(report: Report) -> str:
     return f"<h2>What the model was asked</h2><table><tr>{head}</tr>{''.join(rows)}</table>{more}"
 
 
-def _cells(report: Report, trajectory: Trajectory | None) -> Iterable[str]:
+def _cells(report: Report, trajectory: Trajectory | None, until: float) -> Iterable[str]:
     assert report.rerun is not None
     yield "<h2>Cells</h2>"
     left = _PICTURES
     for cell in report.rerun.cells[:_CELLS]:
         images = list(trajectory.steps[cell.step].images)[:left] if trajectory is not None else []
         left -= len(images)
-        yield _cell(cell, images)
+        yield _cell(cell, images, until)
     yield _more(len(report.rerun.cells) - _CELLS, "cells")
 
 
-def _cell(cell: CellVerdict, images: list[KernelImage]) -> str:
+def _cell(cell: CellVerdict, images: list[KernelImage], until: float) -> str:
     kind = _kind(cell.verdict)
     again = "not run" if cell.replayed is None else str(cell.replayed)
     facts = f"recorded {cell.recorded} in {cell.seconds[0]:.2f} s, again {again} in {cell.seconds[1]:.2f} s; {cell.compared} things compared"
@@ -173,7 +178,7 @@ def _cell(cell: CellVerdict, images: list[KernelImage]) -> str:
     parts.append(f"<pre>{_text(cell.source)}</pre>")
     parts += [_comparison(item) for item in cell.comparisons[:_COMPARISONS]]
     parts.append(_more(len(cell.comparisons) - _COMPARISONS, "differences"))
-    parts.append(_strip(images))
+    parts.append(_strip(images, until))
     if cell.sources:
         told = "; ".join(
             f"{item.name} ({'pinned' if item.pinned else 'not pinned'}: {item.how})" for item in cell.sources
@@ -199,13 +204,16 @@ def _comparison(item: Comparison, sides: tuple[str, str] = ("recorded", "again")
     return "".join(out)
 
 
-def _strip(images: Iterable[KernelImage]) -> str:
-    figures = [
-        _figure(small, f"{image.name}, {image.size[0]} × {image.size[1]} px")
-        for image in images
-        if (small := _small(image))
-    ]
-    return f'<div class="strip">{"".join(figures)}</div>' if figures else ""
+def _strip(images: Iterable[KernelImage], until: float) -> str:
+    """Small pictures, as long as there is time (of the monotonic clock) to draw them."""
+    figures, late = [], 0
+    for image in images:
+        if time.monotonic() > until:
+            late += 1
+        elif small := _small(image):
+            figures.append(_figure(small, f"{image.name}, {image.size[0]} × {image.size[1]} px"))
+    strip = f'<div class="strip">{"".join(figures)}</div>' if figures else ""
+    return strip + (f'<p class="s">{late} pictures were not drawn: {_SECONDS:g} s were up.</p>' if late else "")
 
 
 def _small(image: KernelImage) -> bytes | None:
@@ -244,12 +252,11 @@ def _more(count: int, what: str) -> str:
 
 
 def _text(value: str, most: int = _CHARACTERS) -> str:
-    """Escaped, cut, without characters that turn text around or that no page may hold."""
-    from kernel_agent.session.outputs import clean_text
-
+    """Escaped and cut. Nothing is taken away: a carriage return alone is a new line, as it is to Python, and what would hide text,
+    turn it around or may stand in no page is a replacement character."""
     cut = value[:most] + (f"\n[… {len(value) - most} more characters]" if len(value) > most else "")
-    plain = "".join("\ufffd" if char in _TURNING else char for char in clean_text(cut))
-    return html.escape(plain, quote=True)
+    plain = _RETURN.sub("\n", cut)
+    return html.escape(HIDDEN.sub("\ufffd", plain), quote=True)
 
 
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+_RETURN = re.compile("\r\n?")

@@ -110,6 +110,10 @@ class _Run:
                 await self.session.aamend(self.session.cells[-1], restart=True)
             again = await self.session.arun(cell.source, seconds=self._seconds(cell), as_is=True)
             took = time.perf_counter() - began
+            if self.session.images_refused:
+                limit = f"the {self.session.image_bytes:,} bytes that this audit takes of this run (RerunOptions.image_bytes)"
+                self.stopped = f"the pictures up to step {step.index + 1} hold more than {limit}"
+                return self._flooded(replace(base, replayed=again.status, seconds=(cell.seconds, took)), cell, again)
             compared = self._compare(cell, again, found)
             verdict, why = self._judge(step.index, cell, again, compared, words, found)
             await self._go_on(cell, again)
@@ -126,6 +130,14 @@ class _Run:
             compared=len(compared),
             seconds=(cell.seconds, took),
         )
+
+    def _flooded(self, base: CellVerdict, cell: CellResult, again: CellResult) -> CellVerdict:
+        """The verdict of a cell whose pictures are too much: it differs where it shows some that the record lacks."""
+        if len(again.images) <= len(cell.images):
+            return replace(base, why=self.stopped)
+        how = f"{len(cell.images)} in the record, {len(again.images)} and more in the replay: {self.stopped}"
+        found = Comparison(what="images", verdict=Verdict.MISSING, how=how)
+        return replace(base, verdict=Verdict.MISSING, comparisons=(found,), compared=1)
 
     def _was_restarted(self, step: Step, cell: CellResult) -> bool:
         """Whether this cell met a kernel in which the good cells had been run again. It matters only after an interrupted one."""
@@ -200,6 +212,8 @@ class _Run:
         elif again.status in (Status.TIMEOUT, Status.KILLED):
             why = _ended(again)
             self._lose(names, f"{at} could not be run again ({why})")
+        elif holds is None:
+            why = next(f"{item.what}: {item.how}" for item in compared if item.verdict is verdict)
         elif not holds:
             touched = sorted(names & self.lost.keys())
             if free:

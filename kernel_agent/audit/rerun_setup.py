@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel_agent.audit.compare_images import compare_input
+from kernel_agent.audit.pictures import names_of
 from kernel_agent.audit.verdicts import Comparison
 from kernel_agent.environment import environment
 from kernel_agent.errors import ImageError, InputError, TrajectoryError
 from kernel_agent.session import Session
 from kernel_agent.session.images import LoadedImage, ViewBounds, load_image
-from kernel_agent.trajectory.codec import decode, encode
-from kernel_agent.types import Budget, Isolation, Json, KernelOptions, Names
+from kernel_agent.types import Budget, Isolation, Json, KernelOptions
 
 if TYPE_CHECKING:
     from kernel_agent.session import KernelPool
@@ -27,6 +27,8 @@ _WHOLE = ViewBounds(min_pixels=1, max_pixels=2**40, max_side=2**31)  # nobody lo
 _PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}\{i\}[A-Za-z0-9_]{0,20}")
 _MOST_IMAGES = 10_000
 _MOST_CHARS = 10_000_000
+_SPARE_BYTES, _PER_BYTE = 128 * 2**20, 8
+"""Of pictures, that a replay may hold: so much, and so many times the record's own files (a lossless file of what it has as JPEG)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class RerunOptions:
         cell_seconds: longest deadline of one cell; it gets three times what it took and 10 s.
         seconds: longest time of all cells together.
         max_pixels: largest image, in pixels.
+        image_bytes: how many bytes of pictures the code may show to this process, all together; a record with few of its own gets
+            less (128 MiB, and 8 times its files).
         pictures: whether pictures of differences are made.
         code: whether the cells are run at all; else only the inputs are compared.
     """
@@ -52,6 +56,7 @@ class RerunOptions:
     cell_seconds: float = 600.0
     seconds: float = 3600.0
     max_pixels: int = 100_000_000
+    image_bytes: int = 2**30
     pictures: bool = True
     code: bool = True
 
@@ -124,7 +129,7 @@ def session_for(
 ) -> Session:
     """A session as the run had it; what a file says is held within bounds."""
     header = trajectory.header
-    names = decode(Names, encode(header["names"]), where="header.names") if "names" in header else Names()
+    names = names_of(header)
     if not _PATTERN.fullmatch(names.pattern):
         raise TrajectoryError(
             f"header.names.pattern {names.pattern!r:.80} is none that names images: letters and one {{i}}"
@@ -132,6 +137,7 @@ def session_for(
     recorded = header.get("budget")
     budget: Mapping[str, Json] = recorded if isinstance(recorded, Mapping) else {}
     made = sum(len(step.images) for step in trajectory.steps)
+    held = sum(len(image.data) for step in trajectory.steps for image in step.images)
     usual = Budget()
     return Session(
         inputs,
@@ -145,6 +151,7 @@ def session_for(
         kernel=options.kernel,
         seed=_whole(header.get("kernel_seed"), 0) % 2**32,
         pool=pool,
+        image_bytes=min(options.image_bytes, _SPARE_BYTES + _PER_BYTE * held),
     )
 
 

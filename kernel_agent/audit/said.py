@@ -1,90 +1,101 @@
 """What the model saw and said, checked without any model: whether the record of it follows from itself.
 
 The completion as written gives thought, action and code; the cell gives the report that went back; both give the next request;
-the last action gives the answer; an image gives the view of it. Guarantees: pure; whatever was changed in one of these places only
-is found there. Not checked: what was changed in all of them alike (the signature is for that), whether a model would write
-this again, and what another version of this package would have made of the same completion (then the finding is "unchecked").
+the last action gives the answer and how the turn ended; pictures.py looks at the images. Guarantees: pure; whatever was changed in one of these places only
+is found there, and no message is left over that none of them gives: every user message is a question of the run, nothing but code that ran,
+a refusal or a message that could not be read is answered with an observation, and only the last step of a turn goes without. Not checked: what was changed in all of them alike
+(the signature is for that), whether a model would write this again, and what another version of this package would have made of the
+same completion (then the finding is "unchecked" and says so; code that ran, what it wrote and who was asked what need no such excuse).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_agent import prompts
-from kernel_agent.audit.compare_images import view_problem
-from kernel_agent.audit.finding import Finding, Outcome
-from kernel_agent.errors import ImageError
+from kernel_agent.audit.finding import Finding
+from kernel_agent.audit.pictures import check_pictures, finding
+from kernel_agent.environment import environment
 from kernel_agent.protocols import PROTOCOLS, Protocol
 from kernel_agent.session.cells import cell_source
-from kernel_agent.session.images import load_image
 from kernel_agent.types import (
     Action,
     Answer,
+    CellResult,
+    ErrorOutput,
     Event,
     Json,
     KernelImage,
     Malformed,
     Message,
+    Observation,
     Part,
     RunCode,
+    Status,
     Step,
     StopReason,
+    StreamOutput,
+    TextOutput,
     TextPart,
 )
 
 if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory, Turn
 
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f\ud800-\udfff]|\r(?!\n)"
+)
+"""What makes text look other than it is: control characters, a carriage return alone (a new line to Python, not to every viewer),
+characters that turn the direction of writing, that have no width or cannot be encoded."""
+_CUT_SHORT = (None, StopReason.CRASHED, StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.KERNEL_ERROR)
+"""How a turn ends in whose last step a cell was running: what it showed was told nobody."""
+
 
 def check_record(trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
     """All contradictions in what the model saw and said."""
-    outcome = Outcome.FAILS if same_version(trajectory.header) else Outcome.UNCHECKED
-    found = list(_steps(trajectory, outcome))
-    found += _answers(trajectory, outcome)
-    for image in trajectory.images:
-        if (message := _view(image, trajectory.header, max_pixels)) is not None:
-            where = "input" if image.origin == "input" else image.origin
-            found.append(_finding(Outcome.FAILS, where, f"view of {image.name}", message))
-    return found
+    return [
+        *_steps(trajectory),
+        *_ends(trajectory),
+        *_hidden(trajectory),
+        *check_pictures(trajectory, max_pixels=max_pixels),
+    ]
 
 
-def _view(image: KernelImage, header: Mapping[str, Json], max_pixels: int) -> str | None:
-    """What is wrong with a view. That of a lossy image was made of pixels that only re-execution has."""
-    if image.view == image.data or not image.lossless:
-        return None
-    try:
-        return view_problem(image, load_image(image.data, max_pixels=max_pixels).pil, header, max_pixels=max_pixels)
-    except ImageError as error:
-        return f"it cannot be compared: {error}"
+def _versions(header: Mapping[str, Json]) -> tuple[Json, str | None]:
+    """Of the package: the run's, and ours."""
+    then = header.get("environment")
+    packages = then.get("packages") if isinstance(then, Mapping) else None
+    return packages.get("kernel-agent") if isinstance(packages, Mapping) else None, environment()["packages"].get(
+        "kernel-agent"
+    )
 
 
 def same_version(header: Mapping[str, Json]) -> bool:
     """Whether this version of the package made the run."""
-    from kernel_agent.environment import environment
-
-    then, now = header.get("environment"), environment()["packages"]
-    packages = then.get("packages") if isinstance(then, Mapping) else None
-    return isinstance(packages, Mapping) and packages.get("kernel-agent") == now.get("kernel-agent")
+    then, now = _versions(header)
+    return then is not None and then == now
 
 
-def _finding(outcome: Outcome, cell: str, field: str, message: str) -> Finding:
-    return Finding(check="what the model saw and said", outcome=outcome, cell=cell, field=field, message=message)
-
-
-def _steps(trajectory: Trajectory, outcome: Outcome) -> Iterator[Finding]:
+def _steps(trajectory: Trajectory) -> Iterator[Finding]:
     """Of each step: thought, action, code, report and request."""
     known = [image for image in trajectory.images if not _made(image, trajectory.steps)]
-    turns = {turn.first_step: turn for turn in reversed(trajectory.turns)}
     name = trajectory.header.get("protocol")
     protocol = PROTOCOLS.get(name) if isinstance(name, str) else None
-    if protocol is None and trajectory.steps:
-        yield _finding(
-            Outcome.UNCHECKED, "run", "protocol", f"no protocol {name!r:.80} here: messages were not read again"
-        )
-        return
+    then, now = _versions(trajectory.header)
+    words = f" (kernel-agent {then!s:.40} recorded it, and {now} reads it: their words may differ)"
+    doubt = None if same_version(trajectory.header) else words
     decided = _decisions(trajectory)
+    ends = {end - 1: turn for turn, _, end in _spans(trajectory)}
+    for step in trajectory.steps:
+        yield from _fits(step, decided.get(step.index), ends.get(step.index))
+    if protocol is None and trajectory.steps:
+        message = f"no protocol {name!r:.80} here: messages were not read again"
+        yield finding("run", "protocol", message, doubt="")
+        return
     before: Step | None = None
     for step in trajectory.steps:
         assert protocol is not None
@@ -92,24 +103,66 @@ def _steps(trajectory: Trajectory, outcome: Outcome) -> Iterator[Finding]:
         protocol = _reader(protocol, step, len(known), decision)
         parsed = protocol.parse(step.completion, images=len(known))
         if _as_decided(parsed.action, decision) != step.action:
-            message = "the completion as written gives another action"
-            yield _finding(outcome, where, "action", message)
+            yield finding(where, "action", "the completion as written gives another action", doubt)
         elif parsed.thought != step.thought:
-            yield _finding(outcome, where, "thought", "the completion as written gives another thought")
-        if step.cell is not None:
-            action = step.action
-            if not isinstance(action, RunCode) or cell_source(action.code, action.image_index) != step.cell.source:
-                yield _finding(outcome, where, "code", "the cell that ran is not the code of the action")
+            yield finding(where, "thought", "the completion as written gives another thought", doubt)
+        if step.cell is not None and not _ran(step.action, step.cell):
+            told = doubt if _ran(step.action, step.cell, words=False) else None
+            yield finding(where, "code", "the cell that ran is not the code of the action", told)
         if (expected := _report(step, known, decision)) is not None and step.observation is not None:
-            told = step.observation.content
-            if told[: len(expected)] != expected or not _notices(told[len(expected) :]):
-                yield _finding(outcome, where, "observation", "what the model was told is not what the cell showed")
-        if not _request_fits(step, before, turns.get(step.index), protocol, known):
-            yield _finding(
-                outcome, where, "request", "the request does not follow from the step before and the question"
-            )
+            parts = step.observation.content
+            if parts[: len(expected)] != expected or not _notices(parts[len(expected) :]):
+                told = doubt if step.cell is None or _tells(step.observation, step.cell) else None
+                yield finding(where, "observation", "what the model was told is not what the cell showed", told)
+        asked = [turn for turn in trajectory.turns if turn.first_step == step.index]
+        if not _request_fits(step, before, asked, protocol, known):
+            message = "the request does not follow from the step before and the question"
+            told = doubt if len(step.new_messages) <= _due(before, protocol) + len(asked) else None
+            yield finding(where, "request", message, told)
         known += step.images
         before = step
+
+
+def _fits(step: Step, decision: Event | None, turn: Turn | None) -> Iterator[Finding]:
+    """What step can be at all: `turn` is the one that it ends, `decision` what a person said of its code."""
+    where, action, cell, told = f"step {step.index + 1}", step.action, step.cell, step.observation
+    refused = decision is not None and decision.kind == "refused"
+    if cell is not None and not isinstance(action, RunCode):
+        yield finding(where, "code", "a cell ran, and the model did not ask for one")
+    if refused and cell is not None:
+        yield finding(where, "code", "a person refused this code, and it ran")
+    if refused and not isinstance(action, RunCode):
+        yield finding(where, "action", "a person refused code, and the model wrote none")
+    answered = cell is not None or refused or isinstance(action, Malformed)
+    if told is not None and not answered:
+        yield finding(where, "observation", "nothing ran, and the model was told of it")
+    if told is None and answered and (cell is None or turn is None or turn.stop_reason not in _CUT_SHORT):
+        yield finding(where, "observation", "what came of this message was not told to the model, and the turn went on")
+    if turn is None and (isinstance(action, Answer) or not answered):
+        message = "the model answered" if isinstance(action, Answer) else "its code did not run"
+        yield finding(where, "action", f"{message}, and the turn went on")
+    status = cell.status if cell is not None else Status.REFUSED if refused else Status.MALFORMED
+    if told is not None and answered and told.status is not status:
+        yield finding(where, "observation", f"its status is {told.status}, and the step's is {status}")
+
+
+def _ran(action: Action, cell: CellResult, *, words: bool = True) -> bool:
+    """Whether a cell is the code of an action; without `words`, whatever is put before and after it."""
+    if not isinstance(action, RunCode):
+        return True  # told elsewhere
+    if words:
+        return cell_source(action.code, action.image_index) == cell.source
+    return cell_source(action.code) in cell.source
+
+
+def _tells(told: Observation, cell: CellResult) -> bool:
+    """Whether an observation holds every text of a cell's outputs and shows its images, whatever words stand around them."""
+    texts = [
+        "\n".join(output.traceback) if isinstance(output, ErrorOutput) else output.text
+        for output in cell.outputs
+        if isinstance(output, (StreamOutput, TextOutput, ErrorOutput))
+    ]
+    return all(text.rstrip("\n") in told.text for text in texts)
 
 
 def _made(image: KernelImage, steps: Sequence[Step]) -> bool:
@@ -153,13 +206,13 @@ def _report(step: Step, known: Sequence[KernelImage], decision: Event | None) ->
 
 
 def _notices(parts: Sequence[Part]) -> bool:
-    return all(part == TextPart(text=prompts.LAST_MESSAGE) for part in parts)
+    return tuple(parts) in ((), (TextPart(text=prompts.LAST_MESSAGE),))
 
 
 def _request_fits(
-    step: Step, before: Step | None, turn: Turn | None, protocol: Protocol, known: Sequence[KernelImage]
+    step: Step, before: Step | None, turns: Sequence[Turn], protocol: Protocol, known: Sequence[KernelImage]
 ) -> bool:
-    """Whether the new messages are the last completion, what came back for it, and the question where one was asked."""
+    """Whether the new messages are the last completion, what came back for it, and the questions asked since."""
     new = list(step.new_messages)
     if before is not None:
         expected = [protocol.reply(before.completion)]
@@ -172,22 +225,61 @@ def _request_fits(
         if new[0] != Message(role="system", content=(TextPart(text=protocol.system()),)):
             return False
         new = new[1:]
-    if turn is None:
-        return not new
-    if not new or any(message.role != "user" for message in new):  # questions that no request carried come along
-        return False
-    inputs = [image for image in known if image.origin == "input"]
-    content = new[-1].content
-    asked = (prompts.question(turn.question, ()), prompts.question(turn.question, inputs))
-    return any(content[: len(parts)] == parts and _notices(content[len(parts) :]) for parts in asked)
+    shown = [image for image in known if image.origin == "input"] if before is None else []
+    waiting = list(turns)
+    for message in new:  # a question that no request carried comes along, or was forgotten with its kernel
+        while waiting and not _asks(message, waiting[0].question, shown):
+            del waiting[0]
+        if not waiting:
+            return False
+        del waiting[0]
+        shown = []
+    return not waiting
 
 
-def _answers(trajectory: Trajectory, outcome: Outcome) -> Iterator[Finding]:
+def _asks(message: Message, question: str, images: Sequence[KernelImage]) -> bool:
+    """Whether this is a question as it is put, with these images."""
+    parts = prompts.question(question, images)
+    rest = message.content[len(parts) :]
+    return message == Message(role="user", content=(*parts, *rest)) and _notices(rest)
+
+
+def _due(before: Step | None, protocol: Protocol) -> int:
+    """How many messages a request has before the questions in it."""
+    if before is None:
+        return 1
+    told = before.observation
+    return 1 + (0 if told is None else len(protocol.observe(before.completion, told.content)))
+
+
+def _spans(trajectory: Trajectory) -> Iterator[tuple[Turn, int, int]]:
+    """Each turn, its first step and the one after its last."""
     for number, turn in enumerate(trajectory.turns):
         later = trajectory.turns[number + 1 :]
-        end = later[0].first_step if later else len(trajectory.steps)
-        steps = trajectory.steps[turn.first_step : end]
-        action = steps[-1].action if steps else None
-        given = action.text if isinstance(action, Answer) and turn.stop_reason is StopReason.ANSWER else None
-        if turn.answer != given:
-            yield _finding(outcome, f"turn {number + 1}", "answer", "it is not the answer of the turn's last message")
+        yield turn, turn.first_step, later[0].first_step if later else len(trajectory.steps)
+
+
+def _ends(trajectory: Trajectory) -> Iterator[Finding]:
+    """Whether the turns' answers and ends are those of their last messages."""
+    for number, (turn, first, end) in enumerate(_spans(trajectory)):
+        where = f"turn {number + 1}"
+        action = trajectory.steps[end - 1].action if end > first else None
+        answer = action.text if isinstance(action, Answer) else None
+        if answer is not None and turn.stop_reason in (None, StopReason.CRASHED) and turn.answer is None:
+            message = "the model's last message is an answer, and the run ended before that was noted"
+            yield finding(where, "answer", message, doubt="")
+        elif turn.answer != answer:
+            yield finding(where, "answer", "it is not the answer of the turn's last message")
+        elif (answer is not None) is not (turn.stop_reason is StopReason.ANSWER):
+            yield finding(where, "answer", f"the turn's last message does not end it by {turn.stop_reason!s:.40}")
+
+
+def _hidden(trajectory: Trajectory) -> Iterator[Finding]:
+    """Code that may look other than it is to people (Trojan source)."""
+    for step in trajectory.steps:
+        code = (
+            step.cell.source if step.cell is not None else step.action.code if isinstance(step.action, RunCode) else ""
+        )
+        if found := sorted({f"U+{ord(match[0][0]):04X}" for match in HIDDEN.finditer(code)}):
+            message = f"it holds characters that hide or turn text around: {', '.join(found[:8])}. Look at it character by character"
+            yield finding(f"step {step.index + 1}", "code", message, doubt="")

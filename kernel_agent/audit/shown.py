@@ -26,7 +26,8 @@ from kernel_agent.types import Json
 
 CHECK = "what a reader sees"
 _PICTURED = re.compile(r"outputs\[\d+\](?=\.data\.image/)")
-_METADATA = re.compile(r"outputs\[\d+\]\.metadata\b")
+_METADATA = re.compile(r"outputs\[\d+\]\.metadata(?:$|\.codevision\b)")
+_RAN = re.compile(r"step-\d+")
 
 
 def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
@@ -102,8 +103,9 @@ def _visible(cell: Json) -> Mapping[str, str]:
 
 
 def _same_pixels(field: str, cell: Json, wanted: Json, max_pixels: int) -> bool:
-    """Whether both cells hold the same picture under this field of their outputs."""
+    """Whether both cells hold the same picture under this field of their outputs, the first in a file that is that and nothing else."""
     from kernel_agent.session.images import decode_output, pixel_sha256
+    from kernel_agent.session.images_plain import not_plain
 
     hashes = []
     for one in (cell, wanted):
@@ -112,6 +114,8 @@ def _same_pixels(field: str, cell: Json, wanted: Json, max_pixels: int) -> bool:
                 if field == f"outputs[{number}].data.{mime}":
                     try:
                         data = base64.b64decode("".join(coded), validate=False)
+                        if one is cell and not_plain(data, mime) is not None:
+                            return False
                         hashes.append(pixel_sha256(decode_output(data, max_pixels)))
                     except (ImageError, TypeError, binascii.Error):
                         return False
@@ -119,4 +123,6 @@ def _same_pixels(field: str, cell: Json, wanted: Json, max_pixels: int) -> bool:
 
 
 def _finding(outcome: Outcome, name: str, field: str, message: str) -> Finding:
+    if field == "source" and _RAN.fullmatch(name):
+        outcome = Outcome.FAILS  # no other version shows other code than what ran
     return Finding(check=CHECK, outcome=outcome, cell=place(name), field=field, message=message)

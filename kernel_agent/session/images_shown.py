@@ -16,6 +16,7 @@ class ShownImages:
 
     Attributes:
         limit: most images of the session, inputs among them.
+        image_bytes: how many bytes they may hold together; None for no limit.
         exact: pixels of the running cell's images that are stored with loss.
         room: for pixels that wait to be made into files.
     """
@@ -24,9 +25,13 @@ class ShownImages:
     encoding: ImageEncoding
     bounds: ViewBounds
     max_pixels: int
+    image_bytes: int | None = None
     limit: int = 0
     exact: Exact = field(default_factory=Exact, init=False)
-    room: Room = field(default_factory=Room, init=False)
+    room: Room = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.room = Room(most=self.image_bytes)
 
     def take(
         self, origin: str, source: Pixels | bytes, index: int, parent: int | None, affine: Affine | None
@@ -34,6 +39,7 @@ class ShownImages:
         """An image from its pixels; from a file only by its pixels, so that nothing else in it is kept. ImageError."""
         if index >= self.limit:  # the kernel counts too, unless the code changed that
             raise ImageError(f"image {index} is over the limit of {self.limit} images")
+        self.room.check()
         if isinstance(source, bytes):
             source = Pixels.of(decode_output(source, max_pixels=self.max_pixels))
         width, height = source.size
@@ -56,6 +62,5 @@ class ShownImages:
             origin=origin,
             lossless=files.lossless,
         )
-        if not self.room.holds(files, source):
-            image.data, image.view  # noqa: B018 (made now, so that the pixels can go)
+        self.room.keep(image, files, source)
         return image

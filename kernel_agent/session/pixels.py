@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from kernel_agent.errors import ImageError
 from kernel_agent.session.images_view import ViewBounds, encode_jpeg, make_view, view_size
 from kernel_agent.session.png import CHANNELS, write_png
 from kernel_agent.types import ImageEncoding
@@ -99,10 +100,29 @@ class Files:
 
 
 class Room:
-    """How many bytes of pixels may wait to be made into files: 42 of 1024x768. Blank pictures would else fill the memory."""
+    """How many bytes of pixels may wait to be made into files: 42 of 1024x768. Blank pictures would else fill the memory.
 
-    def __init__(self, limit: int = 96 * 2**20) -> None:
+    `most` is how many bytes all pictures may hold that are alive, files and waiting pixels (None: no limit), the last one in
+    excepted; `refused` is whether one had no room left.
+    """
+
+    def __init__(self, limit: int = 96 * 2**20, most: int | None = None) -> None:
         self.limit, self.used = limit, 0
+        self.most, self.kept, self.refused = most, 0, False
+
+    def check(self) -> None:
+        """ImageError where no further picture may be kept."""
+        if self.most is not None and self.kept >= self.most:
+            self.refused = True
+            raise ImageError(f"the pictures of this session hold {self.kept:,} bytes; the limit is {self.most:,}")
+
+    def keep(self, image: KernelImage, files: Files, pixels: Pixels) -> None:
+        """Count an image while it lives; its files are made now where its pixels may not wait."""
+        size = memoryview(pixels.data).nbytes
+        if not self.holds(files, pixels):
+            size = len(image.data) + (0 if image.view is image.data else len(image.view))
+        self.kept += size
+        weakref.finalize(image, self._let_go, size)
 
     def holds(self, files: Files, pixels: Pixels) -> bool:
         """Whether these pixels may wait; they count until their `files` are gone."""
@@ -115,6 +135,9 @@ class Room:
 
     def _free(self, size: int) -> None:
         self.used -= size
+
+    def _let_go(self, size: int) -> None:
+        self.kept -= size
 
 
 class Exact:

@@ -84,6 +84,8 @@ class Session:
         seed: where `random` and `numpy.random` start in the kernel, and again in every one that runs its cells again; drawn
             by chance where None, and then known as `seed`.
         pool: where its kernels come from, in place of `kernel`; it keeps a slot from its start until it is closed.
+        image_bytes: how many bytes the images that cells show may hold together here; further ones are refused (see
+            `images_refused`). None for no limit but that on their number.
 
     Raises ImageError for an image that cannot be taken, before any kernel is started.
     """
@@ -101,6 +103,7 @@ class Session:
         encoding: ImageEncoding = ImageEncoding(),
         seed: int | None = None,
         pool: KernelPool | None = None,
+        image_bytes: int | None = None,
     ) -> None:
         self.encoding = encoding
         self.seed = int.from_bytes(os.urandom(4)) if seed is None else seed
@@ -112,7 +115,9 @@ class Session:
         self.events: list[Event] = []
         self._allow_http = allow_http
         self._pil: dict[int, Image.Image] = {}
-        self._shown = ShownImages(names=names, encoding=encoding, bounds=self.bounds, max_pixels=max_pixels)
+        self._shown = ShownImages(
+            names=names, encoding=encoding, bounds=self.bounds, max_pixels=max_pixels, image_bytes=image_bytes
+        )
         self._channel: KernelChannel | None = None
         self._pool = pool
         self._slot: Slot | None = None
@@ -156,6 +161,11 @@ class Session:
         )
 
     # ------------------------------------------------------------------ life
+
+    @property
+    def images_refused(self) -> bool:
+        """Whether an image was refused because those before it hold `image_bytes` already."""
+        return self._shown.room.refused
 
     @property
     def isolation(self) -> str:

@@ -16,7 +16,7 @@ from kernel_agent.prompts import cell_report
 from kernel_agent.protocols import get_protocol
 from kernel_agent.session.images import pixel_sha256
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import CellResult, Event, ImageEncoding, KernelImage, StopReason
+from kernel_agent.types import CellResult, Event, ImageEncoding, KernelImage
 
 
 async def record(
@@ -60,7 +60,7 @@ def forge(run: Trajectory, step: int, change: Callable[[CellResult], CellResult]
         before = new
     for event in run.events:
         other.add_event(event)
-    other.end_turn(run.answer, StopReason.ANSWER)
+    other.end_turn(run.answer, run.stop_reason)
     return other
 
 

@@ -144,7 +144,8 @@ async def test_a_view_with_other_pixels_than_its_image_is_found(picture: Image.I
         pixels[0, 0, 0] ^= 1
 
     view = repaint(replace(image, data=image.view), flip).data
-    changed = Trajectory.start(images=[run.images[0], replace(image, view=view, origin="input")], header=run.header)
+    as_input = replace(image, view=view, origin="input", parent=None, affine=None)
+    changed = Trajectory.start(images=[run.images[0], as_input], header=run.header)
     assert _problems(changed) == [("input", "view of image_1")]
 
 
