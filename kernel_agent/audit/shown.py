@@ -1,8 +1,8 @@
 """Whether the cells that a reader sees are those that the run's record gives: no seal is needed for that.
 
 The record in the metadata is what a run is loaded from; source, outputs, Markdown and pictures are what people look at. Guarantees:
-each field of each cell is compared with what this package writes for the record; an image whose file was written anew (the
-notebook was run again) counts by its pixels; a cell that is gone, doubled, moved or not the run's is named. Not found: what was changed in the record too
+each field of each cell is compared with what this package writes for the record; where the notebook was run again, an image counts by
+its pixels and text by the rules of re-execution (shown_again.py); a cell that is gone, doubled, moved or not the run's is named. Not found: what was changed in the record too
 (re-execution, the record's own consistency and the seal are for that). Where another version of this package wrote the
 notebook, a difference is "unchecked".
 """
@@ -13,12 +13,14 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import orjson
 
 from kernel_agent.audit.content import fields_of, moved, named, place
 from kernel_agent.audit.finding import Finding, Outcome
 from kernel_agent.audit.said import same_version
+from kernel_agent.audit.shown_again import Again
 from kernel_agent.errors import ImageError
 from kernel_agent.trajectory import Trajectory, export, notebook
 from kernel_agent.trajectory.cells import KEY, cells_since
@@ -42,9 +44,14 @@ def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> lis
         _finding(outcome, name, "order", "it stands at another place")
         for name in moved([name for name in expected if name in here], order)
     ]
+    again = Again(trajectory)
     for name, cell in here.items():
         if name in expected:
-            found += _differences(outcome, name, cell, expected[name], trajectory, max_pixels)
+            apart = list(_differences(outcome, name, cell, expected[name], trajectory, max_pixels))
+            told = again.told(name, (item.field for item in apart), cell, expected[name]) if apart else None
+            if told:
+                apart = [replace(item, outcome=Outcome.UNCHECKED, message=told) for item in apart]
+            found += apart if told != "" else []
         else:
             ours = isinstance(cell, dict) and KEY in (cell.get("metadata") or {})
             told = "a copy of one of the run's cells" if ours else "it is not the run's: somebody added it"

@@ -104,7 +104,7 @@ async def test_without_a_recorded_seed_chance_cannot_be_checked(picture: Image.I
     report = await audit(old, pool=pool)
     assert report.exit_code == 2
     assert [finding.outcome for finding in report.findings] == [Outcome.UNCHECKED]
-    assert "the run was recorded without a seed of the kernel" in report.findings[0].message
+    assert "started from a seed that was not recorded" in report.findings[0].message
 
 
 async def test_interrupts_and_dead_kernels_are_gone_through_again(picture: Image.Image, pool: KernelPool) -> None:

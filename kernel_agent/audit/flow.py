@@ -1,0 +1,123 @@
+"""What cells draw on, followed from statement to statement: where a value may come from that cannot be had again.
+
+Guarantees: pure, bounded. A statement that draws on a source that is not pinned, or reads a name that such a one left changed, leaves
+the names it writes "lost"; a plain assignment of anything else finds a name again. A cell is excused only by its own statements:
+what it draws on and the lost names it reads. Modules are followed by their real names, functions into their bodies.
+Does not guarantee: names made at run time, what two names of one object share, what a called function does to its arguments. There
+an honest cell may be told to differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from kernel_agent.audit.sources import ENDS, FINALISERS, ORDER, Source, sources
+from kernel_agent.audit.statements import Statement, statements
+from kernel_agent.session.kernel_side import IMPORTS
+from kernel_agent.types import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a cell draws on.
+
+    Attributes:
+        why: why it may give something else; "" where it may not.
+        order: why what it shows may come in another order.
+        writes: all that it may leave changed.
+        ends: whether it may end its kernel by itself.
+    """
+
+    sources: tuple[Source, ...]
+    why: str
+    order: str
+    writes: frozenset[str]
+    ends: bool
+
+
+@dataclass
+class Flow:
+    """The cells so far. `header` is the trajectory's: it says what was pinned."""
+
+    header: Mapping[str, Json]
+    modules: dict[str, str] = field(default_factory=lambda: dict(IMPORTS))
+    lost: dict[str, str] = field(default_factory=dict)
+    unordered: dict[str, str] = field(default_factory=dict)
+    collected: str = ""
+    _bodies: dict[str, Statement] = field(default_factory=dict)
+
+    def cell(self, index: int, code: str) -> Drawn:
+        """Take in one cell."""
+        at = f"step {index + 1}"
+        used: set[str] = set()
+        written: set[str] = set()
+        why = order = ""
+        for bare in statements(code, self.modules):
+            statement = self._with_bodies(bare)
+            used |= statement.uses
+            written |= statement.writes
+            found = sources(statement.uses, self.header)
+            free = [source for source in found if not source.pinned and source.name != ORDER]
+            gone = sorted(statement.reads & self.lost.keys())
+            told = "; ".join(f"{source.name} ({', '.join(source.words)}): {source.how}" for source in free)
+            told = f"not pinned: {told}" if told else ""
+            if not told and gone:
+                told = f"{self.lost[gone[0]]}, and both use {', '.join(gone[:5])}"
+            shuffled = next((source for source in found if source.name == ORDER), None)
+            mixed = sorted(statement.reads & self.unordered.keys())
+            turned = f"{ORDER} ({', '.join(shuffled.words)}): {shuffled.how}" if shuffled is not None else ""
+            turned = turned or (self.unordered[mixed[0]] if mixed else "")
+            if statement.uses & FINALISERS:
+                self.collected = self.collected or f"{at} leaves work to the garbage collector"
+            drew = (
+                f"{at} drew on " + ", ".join(source.name for source in free)
+                if free
+                else told.partition(", and both")[0]
+            )
+            _mark(self.lost, statement, drew if told else "")
+            _mark(self.unordered, statement, turned)
+            if bare.runs_later:
+                self._bodies.update(dict.fromkeys(bare.fresh, statement))
+            else:
+                why, order = why or told, order or turned
+        return Drawn(
+            sources=sources(used, self.header),
+            why=why[:600],
+            order=order[:600],
+            writes=frozenset(written),
+            ends=bool(used & ENDS),
+        )
+
+    def lose(self, gone: Iterable[str], why: str) -> None:
+        """A cell that was stopped, or went another way, left these in a state that cannot be had again."""
+        for name in gone:
+            self.lost.setdefault(name, why[:300])
+
+    def _with_bodies(self, statement: Statement) -> Statement:
+        """The statement, and what the functions that it names do."""
+        seen: set[str] = set()
+        todo = list(statement.reads)
+        while todo:
+            name = todo.pop()
+            body = self._bodies.get(name)
+            if name in seen or body is None:
+                continue
+            seen.add(name)
+            todo += body.reads
+            statement = replace(
+                statement,
+                uses=statement.uses | body.uses,
+                reads=statement.reads | body.reads,
+                writes=statement.writes | (body.writes - body.fresh),
+            )
+        return statement
+
+
+def _mark(marked: dict[str, str], statement: Statement, why: str) -> None:
+    if why:
+        for name in statement.writes:
+            marked.setdefault(name, why[:300])
+    else:
+        for name in statement.fresh:
+            marked.pop(name, None)

@@ -1,0 +1,87 @@
+"""Whether a cell's outputs are those of the record, made again by somebody who ran the notebook in Jupyter and saved it.
+
+Guarantees: pure; the same rules as re-execution has for text. What differs after them is excused only in a cell that draws on
+something that Jupyter does not pin, chance included, and then it is "unchecked". Pictures and outputs of other types (HTML, ...)
+are never excused: a run lives by its pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from kernel_agent.audit.compare_text import compare_outputs
+from kernel_agent.audit.flow import Flow
+from kernel_agent.audit.sanitisers import Known
+from kernel_agent.audit.verdicts import Verdict, worst
+from kernel_agent.session.outputs import clean_text
+from kernel_agent.trajectory import Trajectory
+from kernel_agent.types import ErrorOutput, ImageOutput, Json, Output, StreamOutput, TextOutput
+
+_TEXTUAL = re.compile(r"outputs\[\d+\]\.(?:output_type|name|text|ename|evalue|traceback(?:\[\d+\])?|data\.text/plain)")
+_HIDDEN = re.compile(r"^ {4}\[\.\.\. skipping hidden \d{1,4} frames?\]\n+", re.MULTILINE)
+_DAY = 86_400.0
+
+
+class Again:
+    """What the cells of a run may give when somebody runs them again, without a seed."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        flow = Flow(header={})
+        self._why: dict[str, tuple[str, str]] = {}
+        for step in trajectory.steps:
+            if step.cell is not None:
+                drawn = flow.cell(step.index, step.cell.source)
+                stopped = step.cell.status not in ("ok", "error")
+                if stopped:
+                    flow.lose(drawn.writes, f"step {step.index + 1} was stopped")
+                why = "it was stopped when it was recorded" if stopped else drawn.why or drawn.order or flow.collected
+                self._why[f"step-{step.index}"] = (step.cell.source, why)
+
+    def told(self, name: str, fields: Iterable[str], cell: Json, wanted: Json) -> str | None:
+        """Why these fields of a cell's outputs may differ, "" where they say the same; None where neither is so."""
+        source, why = self._why.get(name, ("", ""))
+        if name not in self._why or not all(map(_TEXTUAL.fullmatch, fields)):
+            return None
+        known = Known(code=source, seconds=(_DAY, _DAY))
+        found = compare_outputs(_outputs(wanted), _outputs(cell), known=known, tolerance=0.0)
+        verdict = worst(item.verdict for item in found)
+        if verdict.holds:
+            return ""
+        if verdict is Verdict.NOT_REPLAYABLE:
+            why = why or next(item.how for item in found if item.verdict is verdict)
+        return f"it is not the recorded one; if the notebook was run again: {why}"[:500] if why else None
+
+
+def _outputs(cell: Json) -> list[Output]:
+    """The outputs of a notebook's cell as a session has them; pictures are counted only."""
+    found: list[Output] = []
+    for output in cell.get("outputs") or ():
+        kind = output.get("output_type")
+        data = output.get("data") if isinstance(output.get("data"), Mapping) else {}
+        if kind == "stream" and output.get("name") in ("stdout", "stderr"):
+            text, last = _joined(output.get("text")), found[-1] if found else None
+            if isinstance(last, StreamOutput) and last.name == output["name"]:
+                found, text = found[:-1], last.text + text
+            found.append(StreamOutput(name=output["name"], text=text))
+        elif kind == "error":
+            frames = tuple(_HIDDEN.sub("", clean_text(_joined(frame))) for frame in output.get("traceback") or ())
+            found.append(
+                ErrorOutput(
+                    ename=_joined(output.get("ename")),
+                    evalue=clean_text(_joined(output.get("evalue"))),
+                    traceback=tuple(frame for frame in frames if frame),
+                )
+            )
+        elif any(str(mime).startswith("image/") for mime in data):
+            number = sum(isinstance(item, ImageOutput) for item in found)
+            found.append(ImageOutput(index=number, is_result=kind == "execute_result"))
+        else:
+            text = clean_text(_joined(data.get("text/plain")))
+            found.append(TextOutput(text=text, is_result=kind == "execute_result"))
+    return [replace(item, text=clean_text(item.text)) if isinstance(item, StreamOutput) else item for item in found]
+
+
+def _joined(value: Json) -> str:
+    return "".join(map(str, value)) if isinstance(value, list) else str(value or "")
