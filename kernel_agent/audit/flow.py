@@ -9,13 +9,17 @@ an honest cell may be told to differ.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from kernel_agent.audit.sources import ENDS, FINALISERS, ORDER, Source, sources
 from kernel_agent.audit.statements import Statement, statements
+from kernel_agent.audit.verdicts import EXCERPT, Comparison
 from kernel_agent.session.kernel_side import IMPORTS
 from kernel_agent.types import Json
+
+_ADDRESS = re.compile(r"0x[0-9A-Fa-f]{6,12}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,7 @@ class Drawn:
     Attributes:
         why: why it may give something else; "" where it may not.
         order: why what it shows may come in another order.
+        collected: why finalisers of earlier objects may speak in it.
         writes: all that it may leave changed.
         ends: whether it may end its kernel by itself.
     """
@@ -32,8 +37,15 @@ class Drawn:
     sources: tuple[Source, ...]
     why: str
     order: str
+    collected: str
     writes: frozenset[str]
     ends: bool
+
+    def excuse(self, compared: Iterable[Comparison]) -> str:
+        """Why what does not hold of these may be honest; "" where that is no reason for it."""
+        failed = [item for item in compared if item.verdict.holds is False]
+        order = self.order if all(map(_turned, failed)) else ""
+        return self.why or order or (self.collected if all(map(_let_in, failed)) else "")
 
 
 @dataclass
@@ -49,7 +61,7 @@ class Flow:
 
     def cell(self, index: int, code: str) -> Drawn:
         """Take in one cell."""
-        at = f"step {index + 1}"
+        at, before = f"step {index + 1}", self.collected
         used: set[str] = set()
         written: set[str] = set()
         why = order = ""
@@ -85,6 +97,7 @@ class Flow:
             sources=sources(used, self.header),
             why=why[:600],
             order=order[:600],
+            collected=before,
             writes=frozenset(written),
             ends=bool(used & ENDS),
         )
@@ -112,6 +125,23 @@ class Flow:
                 writes=statement.writes | (body.writes - body.fresh),
             )
         return statement
+
+
+def _turned(item: Comparison) -> bool:
+    """Whether two texts hold the same characters and addresses in another order, and both are whole."""
+    one, other = (sorted(_ADDRESS.sub("0x", text)) for text in item.texts)
+    return one == other and item.what in ("stdout", "stderr", "result", "text") and _whole(item)
+
+
+def _let_in(item: Comparison) -> bool:
+    """Whether one of two streams is the other with lines put in, and both are whole."""
+    fewer, more = sorted((text.splitlines() for text in item.texts), key=len)
+    rest = iter(more)
+    return item.what in ("stdout", "stderr") and all(line in rest for line in fewer) and _whole(item)
+
+
+def _whole(item: Comparison) -> bool:
+    return max(map(len, item.texts)) <= EXCERPT
 
 
 def _mark(marked: dict[str, str], statement: Statement, why: str) -> None:

@@ -11,7 +11,6 @@ so it is for later cells that do not give the recorded result and share a name w
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from kernel_agent.audit.rerun_setup import (
     session_for,
 )
 from kernel_agent.audit.sanitisers import Known
-from kernel_agent.audit.verdicts import EXCERPT, CellVerdict, Comparison, Rerun, Verdict, worst
+from kernel_agent.audit.verdicts import CellVerdict, Comparison, Rerun, Verdict, worst
 from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session import Session
 from kernel_agent.session.images import decode_output, encode_png
@@ -50,8 +49,6 @@ _FASTER = 10
 """How many times faster than where it was recorded a cell may run here."""
 _SHORTEST = 0.5
 """Seconds that a cell's deadline counts as at least: code that ends at once was never interrupted."""
-_TEXTS = ("stdout", "stderr", "result", "text")
-_ADDRESS = re.compile(r"0x[0-9A-Fa-f]{6,12}")
 
 
 async def rerun(
@@ -194,10 +191,7 @@ class _Run:
         if verdict.holds is None:
             why = next(f"{item.what}: {item.how}" for item in compared if item.verdict is verdict)
         else:
-            failed = [item for item in compared if item.verdict.holds is False]
-            why = drawn.why or (drawn.order if all(map(_turned, failed)) else "")
-            why = why or (self.flow.collected if all(map(_let_in, failed)) else "")
-            why = why or self._stopped(cell, again, compared, drawn)
+            why = drawn.excuse(compared) or self._stopped(cell, again, compared, drawn)
         if why and cell.status is not again.status:  # it went another way
             self.flow.lose(drawn.writes, f"{at} was not replayable")
         return (Verdict.NOT_REPLAYABLE if why else verdict), why[:600]
@@ -270,19 +264,6 @@ def _after(cell: CellResult) -> float | None:
         return None
     after = event.data.get("after")
     return float(after) if isinstance(after, (int, float)) and 0 <= after < 1e9 else 0.0
-
-
-def _turned(item: Comparison) -> bool:
-    """Whether two texts hold the same words and addresses in another order, and both are whole."""
-    one, other = (sorted(_ADDRESS.sub("0x", text)) for text in item.texts)
-    return one == other and item.what in _TEXTS and max(map(len, item.texts)) <= EXCERPT
-
-
-def _let_in(item: Comparison) -> bool:
-    """Whether one of two streams is the other with lines put in, and both are whole."""
-    fewer, more = sorted((text.splitlines() for text in item.texts), key=len)
-    rest = iter(more)
-    return item.what in ("stdout", "stderr") and max(map(len, item.texts)) <= EXCERPT and all(x in rest for x in fewer)
 
 
 def _event(cell: CellResult, kind: str) -> Event | None:

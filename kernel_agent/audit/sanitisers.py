@@ -50,7 +50,7 @@ class Sanitiser:
 
 def _here(_recorded: re.Match[str], replayed: re.Match[str], _known: Known) -> bool:
     """Whether a library lies where this machine, or the image of a container, has its libraries."""
-    return replayed[1] in _libraries() or replayed[1].startswith(("/usr/lib", "/usr/local/lib"))
+    return replayed[1] in _libraries() or _SYSTEM.fullmatch(replayed[1]) is not None
 
 
 @functools.cache
@@ -76,7 +76,8 @@ def _finished(recorded: re.Match[str], replayed: re.Match[str], known: Known) ->
 
 
 _ADDRESS = r"0x[1-9a-fA-F][0-9a-fA-F]{4,10}[08]"  # aligned, and above the pages that no object lies in
-_LIBRARY = r"(?:/[\w.+-]{1,64}){0,10}/lib(?:64)?/python3(?:\.\d{1,2})?(?:/(?:site|dist)-packages)?"
+_LIBRARY = r"(?:/[\w.+-]{1,40}){0,8}/lib(?:64)?/python3(?:\.\d{1,2})?(?:/(?:site|dist)-packages)?"
+_SYSTEM = re.compile(r"/usr(?:/local)?/lib/python3(?:\.\d{1,2})?(?:/(?:site|dist)-packages)?")
 _FILE = r"(?:/[\w.+-]{1,100}){1,16}\.py"
 _BAR = re.compile(
     r"\| (?P<done>\d{1,9})/(?P<all>\d{1,9}) \[(?P<elapsed>\d{1,4}(?::\d\d){1,2})<00:00, {1,2}(?P<rate>\d{1,9}(?:\.\d\d)?)"

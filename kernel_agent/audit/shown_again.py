@@ -1,27 +1,29 @@
 """Whether a cell's outputs are those of the record, made again by somebody who ran the notebook in Jupyter and saved it.
 
 Guarantees: pure; the same rules as re-execution has for text. What differs after them is excused only in a cell that draws on
-something that Jupyter does not pin, chance included, and then it is "unchecked". Pictures and outputs of other types (HTML, ...)
+something that Jupyter does not pin, chance included, and then it is "unchecked". So is text that holds control characters, as
+coloured tracebacks do: they can hide what stands there. Pictures and outputs of other types (HTML, ...)
 are never excused: a run lives by its pictures.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from kernel_agent.audit.compare_text import compare_outputs
-from kernel_agent.audit.flow import Flow
+from kernel_agent.audit.compare_text import begin_alike, compare_outputs
+from kernel_agent.audit.flow import Drawn, Flow
 from kernel_agent.audit.sanitisers import Known
 from kernel_agent.audit.verdicts import Verdict, worst
 from kernel_agent.session.outputs import clean_text
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import ErrorOutput, ImageOutput, Json, Output, StreamOutput, TextOutput
+from kernel_agent.types import CellResult, ErrorOutput, ImageOutput, Json, Output, Status, StreamOutput, TextOutput
 
 _TEXTUAL = re.compile(r"outputs\[\d+\]\.(?:output_type|name|text|ename|evalue|traceback(?:\[\d+\])?|data\.text/plain)")
 _HIDDEN = re.compile(r"^ {4}\[\.\.\. skipping hidden \d{1,4} frames?\]\n+", re.MULTILINE)
-_DAY = 86_400.0
+_ENDED = (Status.OK, Status.ERROR)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Again:
@@ -29,28 +31,31 @@ class Again:
 
     def __init__(self, trajectory: Trajectory) -> None:
         flow = Flow(header={})
-        self._why: dict[str, tuple[str, str]] = {}
+        self._cells: dict[str, tuple[CellResult, Drawn]] = {}
         for step in trajectory.steps:
             if step.cell is not None:
                 drawn = flow.cell(step.index, step.cell.source)
-                stopped = step.cell.status not in ("ok", "error")
-                if stopped:
+                if step.cell.status not in _ENDED:
                     flow.lose(drawn.writes, f"step {step.index + 1} was stopped")
-                why = "it was stopped when it was recorded" if stopped else drawn.why or drawn.order or flow.collected
-                self._why[f"step-{step.index}"] = (step.cell.source, why)
+                self._cells[f"step-{step.index}"] = (step.cell, drawn)
 
     def told(self, name: str, fields: Iterable[str], cell: Json, wanted: Json) -> str | None:
         """Why these fields of a cell's outputs may differ, "" where they say the same; None where neither is so."""
-        source, why = self._why.get(name, ("", ""))
-        if name not in self._why or not all(map(_TEXTUAL.fullmatch, fields)):
+        if name not in self._cells or not all(map(_TEXTUAL.fullmatch, fields)):
             return None
-        known = Known(code=source, seconds=(_DAY, _DAY))
-        found = compare_outputs(_outputs(wanted), _outputs(cell), known=known, tolerance=0.0)
+        recorded, drawn = self._cells[name]
+        known = Known(code=recorded.source, seconds=(recorded.seconds, 10 + 10 * recorded.seconds))
+        then, now = _outputs(wanted), _outputs(cell)
+        found = compare_outputs(then, now, known=known, tolerance=0.0)
         verdict = worst(item.verdict for item in found)
         if verdict.holds:
-            return ""
+            plain = not any(_CONTROL.search(text) for text in _texts(cell.get("outputs")))
+            return "" if plain else "the recorded one, if the control characters in it are only colours: run again?"
+        why = drawn.excuse(found)
         if verdict is Verdict.NOT_REPLAYABLE:
-            why = why or next(item.how for item in found if item.verdict is verdict)
+            why = next(item.how for item in found if item.verdict is verdict)
+        elif recorded.status not in _ENDED and begin_alike(then, now, known=known):
+            why = why or "it was stopped on its way when it was recorded"
         return f"it is not the recorded one; if the notebook was run again: {why}"[:500] if why else None
 
 
@@ -81,6 +86,15 @@ def _outputs(cell: Json) -> list[Output]:
             text = clean_text(_joined(data.get("text/plain")))
             found.append(TextOutput(text=text, is_result=kind == "execute_result"))
     return [replace(item, text=clean_text(item.text)) if isinstance(item, StreamOutput) else item for item in found]
+
+
+def _texts(value: Json) -> Iterator[str]:
+    """All text in outputs."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _joined(value: Json) -> str:
