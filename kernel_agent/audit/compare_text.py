@@ -2,8 +2,8 @@
 
 Guarantees: pure. Text is equal, white space included, or equal after named sanitisers, or its numbers are apart by no more than the
 auditor allowed; anything else differs, or is "not replayable" where a sanitiser is not sure. A traceback is text like any other;
-where only frames of libraries differ it is "not replayable". Streams are compared between two other outputs each, since a kernel
-sends stdout and stderr on clocks of their own.
+where only frames of libraries differ it is "not replayable". Streams are compared between two other outputs each; which of stdout
+and stderr came first there is the kernel's clocks' to say, so another order is "not replayable".
 """
 
 from __future__ import annotations
@@ -150,6 +150,11 @@ def compare_outputs(
                 how = "place among the outputs: libraries write to stderr past Python, and it comes when it comes"
                 parts = [Comparison(what=name, verdict=Verdict.NOT_REPLAYABLE, how=how, texts=whole.texts)]
         found += parts
+    if mine.mixed != theirs.mixed and all(item.verdict.holds is not False for item in found):
+        how = "a kernel sends them on clocks of their own"
+        order = (str(mine.mixed)[:400], str(theirs.mixed)[:400])
+        what = "order of stdout and stderr"
+        found.append(Comparison(what=what, verdict=Verdict.NOT_REPLAYABLE, how=how, texts=order))
     return found
 
 
@@ -192,14 +197,19 @@ class _Parts:
         self.kinds: list[str] = []
         self.images: list[tuple[int, bool]] = []
         self.streams: dict[str, list[str]] = {"stdout": [""], "stderr": [""]}
+        self.mixed: list[tuple[str, int]] = []  # stream and lines, one after the other
         for output in outputs:
             if isinstance(output, StreamOutput):
                 self.streams[output.name][-1] += output.text
+                going_on = bool(self.mixed) and self.mixed[-1][0] == output.name
+                before = self.mixed.pop()[1] if going_on else 0
+                self.mixed.append((output.name, before + output.text.count("\n")))
                 continue
             if isinstance(output, ImageOutput):
                 self.images.append((output.index, output.is_result))
             self.others.append(output)
             self.kinds.append(_kind(output))
+            self.mixed.append(("", 0))
             for texts in self.streams.values():
                 texts.append("")
 

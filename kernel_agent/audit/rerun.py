@@ -26,7 +26,7 @@ from kernel_agent.audit.rerun_setup import (
     inputs_of,
     session_for,
 )
-from kernel_agent.audit.sanitisers import Known
+from kernel_agent.audit.sanitisers import Known, spelled
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Rerun, Verdict, worst
 from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session import Session
@@ -92,12 +92,14 @@ class _Run:
         self.events = sorted(event.time for event in trajectory.events if event.kind == "cells_replayed")
         self.before: Step | None = None
         self.flow = Flow(header=trajectory.header)
+        self.spelled: frozenset[str] = frozenset()
         self.stopped = ""  # why no further cell is run
         self.interrupted = False
 
     async def cell(self, step: Step, cell: CellResult) -> CellVerdict:
         """Run one cell and compare it."""
         drawn = self.flow.cell(step.index, cell.source)
+        self.spelled |= spelled(cell.source)
         base = CellVerdict(
             step=step.index,
             verdict=Verdict.NOT_REPLAYABLE,
@@ -155,7 +157,9 @@ class _Run:
         """Everything: how it ended, what it wrote, its images and where they came from."""
         options = self.options
         compared = [_status(cell, again)]
-        compared += compare_outputs(cell.outputs, again.outputs, known=_known(cell, again), tolerance=options.tolerance)
+        compared += compare_outputs(
+            cell.outputs, again.outputs, known=self._known(cell, again), tolerance=options.tolerance
+        )
         for old, new in zip(cell.images, again.images, strict=False):
             compared.append(
                 compare_image(
@@ -176,6 +180,9 @@ class _Run:
             how = "the code shows it, the record lacks it"
             compared.append(Comparison(what=image.name, verdict=Verdict.MISSING, how=how))
         return compared
+
+    def _known(self, cell: CellResult, again: CellResult) -> Known:
+        return Known(spelled=self.spelled, seconds=(cell.seconds, again.seconds))
 
     def _judge(
         self, index: int, cell: CellResult, again: CellResult, compared: Sequence[Comparison], drawn: Drawn
@@ -200,7 +207,7 @@ class _Run:
         """Why a cell that was stopped, there or here, cannot be compared; "" where that is no reason for what differs."""
         pictures = {image.name for image in cell.images}
         wrong = any(item.verdict is Verdict.DIFFERS and item.what.split()[-1] in pictures for item in compared)
-        if wrong or not begin_alike(cell.outputs, again.outputs, known=_known(cell, again)):
+        if wrong or not begin_alike(cell.outputs, again.outputs, known=self._known(cell, again)):
             return ""  # it was stopped, but not on the way to this
         if cell.status in _ENDED:
             own = again.status is Status.KILLED and drawn.ends
@@ -251,10 +258,6 @@ def _status(cell: CellResult, again: CellResult) -> Comparison:
     told = (str(cell.status), str(again.status))
     verdict = Verdict.IDENTICAL if cell.status is again.status else Verdict.DIFFERS
     return Comparison(what="status", verdict=verdict, texts=told)
-
-
-def _known(cell: CellResult, again: CellResult) -> Known:
-    return Known(code=cell.source, seconds=(cell.seconds, again.seconds))
 
 
 def _after(cell: CellResult) -> float | None:

@@ -3,7 +3,7 @@
 Guarantees: a rule forgives only its groups; all around them, the number of its matches and their order are compared as they are.
 What a group holds must be of the right kind (`fits`) and, but for rates, stand for the same thing everywhere in the text: one to
 one. Text that agrees only after rules is "normalised", never "identical", and where a rule says `why` it cannot be sure, the text
-is "not replayable" instead. No rule holds in a cell whose code spells what the rule looks for: such text is the code's own.
+is "not replayable" instead. No rule holds once the code has spelled what the rule looks for: such text is the code's own.
 There is no rule for times, dates, chance and temporary names: they could be anything.
 Linear in the length of the text.
 """
@@ -20,9 +20,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is known of a cell besides its text: its code, and how long it took, recorded and replayed."""
+    """What is known of a cell besides its text: marks of rules that the code has spelled; its seconds, recorded and replayed."""
 
-    code: str = ""
+    spelled: frozenset[str] = frozenset()
     seconds: tuple[float, float] = (0.0, 0.0)
 
 
@@ -34,7 +34,7 @@ class Sanitiser:
     """A rule. Every group of `pattern` is forgiven.
 
     Attributes:
-        mark: what the cell's code must not spell.
+        mark: what the code of the cell and of those before it must not spell.
         why: why what differs cannot be had again; "" where it carries nothing that a reader could take for content.
         mapped: whether a group stands for the same everywhere.
         fits: whether the recorded and the replayed match can be of the kind that the rule is for.
@@ -95,7 +95,14 @@ SANITISERS = (
         ),
         mark=" at 0x",
     ),
-    Sanitiser(name="kernel process", pattern=re.compile(r"/ipykernel_(\d{1,7})/\d{1,10}\.py\b"), mark="ipykernel_"),
+    Sanitiser(
+        name="file of a cell",  # its name holds the number of the kernel's process, and a hash of its code
+        pattern=re.compile(
+            r"(?<![\w.+/-])(/tmp|(?:/[\w.+-]{1,40}){0,4}/cv-\w{8}/own/tmp|/var/folders/\w{2}/\w{1,40}/T)/ipykernel_(\d{1,7})"
+            r"(?=/\d{1,10}\.py\b)"
+        ),
+        mark="ipykernel_",
+    ),
     Sanitiser(
         name="execution count",
         pattern=re.compile(r"^ {0,2}Cell In\[(\d{1,6})\], line \d{1,6}\b", re.MULTILINE),
@@ -146,13 +153,18 @@ SANITISERS = (
 )
 
 
+def spelled(code: str) -> frozenset[str]:
+    """The marks of rules in code."""
+    return frozenset(rule.mark for rule in SANITISERS if rule.mark in code)
+
+
 def normalise(first: str, second: str, known: Known) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
     """The recorded and the replayed text after the rules, the names of those that made a difference, and why that is not sure."""
     names, unsure = [], []
     for rule in SANITISERS:
         if first == second:
             break
-        if rule.mark in known.code:
+        if rule.mark in known.spelled:
             continue
         one, other = list(rule.pattern.finditer(first)), list(rule.pattern.finditer(second))
         pairs = [pair for a, b in zip(one, other, strict=False) for pair in zip(a.groups(), b.groups(), strict=True)]

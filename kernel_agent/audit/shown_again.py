@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from kernel_agent.audit.compare_text import begin_alike, compare_outputs
 from kernel_agent.audit.flow import Drawn, Flow
-from kernel_agent.audit.sanitisers import Known
+from kernel_agent.audit.sanitisers import Known, spelled
 from kernel_agent.audit.verdicts import Verdict, worst
 from kernel_agent.session.outputs import clean_text
 from kernel_agent.trajectory import Trajectory
@@ -31,20 +31,22 @@ class Again:
 
     def __init__(self, trajectory: Trajectory) -> None:
         flow = Flow(header={})
-        self._cells: dict[str, tuple[CellResult, Drawn]] = {}
+        self._cells: dict[str, tuple[CellResult, Drawn, frozenset[str]]] = {}
+        marks: frozenset[str] = frozenset()
         for step in trajectory.steps:
             if step.cell is not None:
                 drawn = flow.cell(step.index, step.cell.source)
                 if step.cell.status not in _ENDED:
                     flow.lose(drawn.writes, f"step {step.index + 1} was stopped")
-                self._cells[f"step-{step.index}"] = (step.cell, drawn)
+                marks |= spelled(step.cell.source)
+                self._cells[f"step-{step.index}"] = (step.cell, drawn, marks)
 
     def told(self, name: str, fields: Iterable[str], cell: Json, wanted: Json) -> str | None:
         """Why these fields of a cell's outputs may differ, "" where they say the same; None where neither is so."""
         if name not in self._cells or not all(map(_TEXTUAL.fullmatch, fields)):
             return None
-        recorded, drawn = self._cells[name]
-        known = Known(code=recorded.source, seconds=(recorded.seconds, 10 + 10 * recorded.seconds))
+        recorded, drawn, marks = self._cells[name]
+        known = Known(spelled=marks, seconds=(recorded.seconds, 10 + 10 * recorded.seconds))
         then, now = _outputs(wanted), _outputs(cell)
         found = compare_outputs(then, now, known=known, tolerance=0.0)
         verdict = worst(item.verdict for item in found)

@@ -251,6 +251,13 @@ LIES: list[tuple[str, Change]] = [
     ("print('5 dogs')   ", ended(Status.KILLED, "7 dogs\n", LATE)),
     ("print('5 dogs')    ", ended(Status.KILLED, "5 dogs\n", ("kernel_died", {"reason": "the kernel process ended"}))),
     ("s = {1, 2, 3}\nprint('5 dogs')", says("5", "7")),
+    ("def lies(n): return f'<dogs at 0x7f00000000{n:02x}>'", lambda cell: cell),
+    ("print(lies(0x50))", says("50>", "70>")),
+    (
+        "import sys, time\nfor n in 'dog', 'cat':\n    print(n)\n    time.sleep(0.5)\n    print('yes' if n == 'dog' else 'no',"
+        " file=sys.stderr)\n    time.sleep(0.5)",
+        shows(1, 0, 2, 3),
+    ),
 ]
 ALSO_SAYING: list[tuple[str, Change]] = [
     ("total = 0\nfor i in range(3_000_000): total += i\nprint('5 dogs')", ended(Status.OK, "7 dogs\n", SOON)),
@@ -260,7 +267,7 @@ ALSO_SAYING: list[tuple[str, Change]] = [
     ),
     ("print('x', flush=True)\nimport os\nos._exit(1)", ended(Status.OK, "7 dogs\n")),
 ]
-MAY_BE_UNCHECKED = {0, 1, 7, 23, 28, 29}
+MAY_BE_UNCHECKED = {0, 1, 7, 23, 28, 29, 37}
 """Of `LIES`: a clock is near, or a rule cannot be sure. They must not hold all the same."""
 
 
@@ -275,7 +282,9 @@ def _lie(lies: list[tuple[str, Change]]) -> Callable[[Trajectory], Trajectory]:
 
 async def test_no_lie_holds(picture: Image.Image) -> None:
     cells = await _audited([code for code, _ in LIES], picture, _lie(LIES))
-    assert _told([cell for cell in cells if cell.verdict.holds]) == []
+    assert [LIES[cell.step][0] for cell in cells if cell.verdict.holds] == [
+        code for code, _ in LIES if "def lies" in code
+    ]
     assert {cell.step for cell in cells if cell.verdict is Verdict.NOT_REPLAYABLE} <= MAY_BE_UNCHECKED
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from kernel_agent.audit.compare_images import compare_image, distance, draw
 from kernel_agent.audit.compare_text import compare_outputs, compare_text
-from kernel_agent.audit.sanitisers import Known
+from kernel_agent.audit.sanitisers import Known, spelled
 from kernel_agent.audit.verdicts import Verdict
 from kernel_agent.session.images import pixel_sha256
 from kernel_agent.types import ErrorOutput, ImageOutput, KernelImage, Output, StreamOutput, TextOutput
@@ -46,7 +46,15 @@ PATH = sysconfig.get_paths()["purelib"]
             "one in one text stands for two in the other",
         ),
         ("/tmp/tmpa1b2c3d4/x", "/var/tmp/tmpz9y8x7w6/x", "", Verdict.NOT_REPLAYABLE, "entropy"),
-        ("/tmp/ipykernel_7/12.py:1: W", "/tmp/ipykernel_1/12.py:1: W", "", Verdict.NORMALISED, "kernel process"),
+        ("/tmp/ipykernel_7/12.py:1: W", "/tmp/ipykernel_1/12.py:1: W", "", Verdict.NORMALISED, "file of a cell"),
+        (
+            "/tmp/cv-r27_od5m/own/tmp/ipykernel_70/12.py:1: W",
+            "/tmp/ipykernel_1/12.py:1: W",
+            "",
+            Verdict.NORMALISED,
+            "file of",
+        ),
+        ("/7/dogs/ipykernel_7/12.py:1: W", "/tmp/ipykernel_1/12.py:1: W", "", Verdict.DIFFERS, ""),
         ("/tmp/ipykernel_7/12.py:1: W", "/tmp/ipykernel_7/12.py:2: W", "", Verdict.DIFFERS, ""),
         ("ipykernel_5", "ipykernel_7", "", Verdict.DIFFERS, ""),
         ("/kernel/work/a.png", "/tmp/cv-ab12cd34/own/work/a.png", "", Verdict.NOT_REPLAYABLE, "kernel's folder"),
@@ -83,7 +91,7 @@ PATH = sysconfig.get_paths()["purelib"]
     ],
 )
 def test_text_agrees_only_by_named_rules(recorded: str, again: str, code: str, verdict: Verdict, how: str) -> None:
-    found = compare_text("stdout", recorded, again, known=Known(code=code, seconds=(1.0, 1.0)))
+    found = compare_text("stdout", recorded, again, known=Known(spelled=spelled(code), seconds=(1.0, 1.0)))
     assert found.verdict is verdict
     assert how in found.how
 
@@ -96,7 +104,7 @@ def test_rules_take_time_in_proportion_to_the_text(text: str) -> None:
     code = """
 import sys
 from kernel_agent.audit.compare_text import compare_error, compare_text
-from kernel_agent.audit.sanitisers import Known
+from kernel_agent.audit.sanitisers import Known, spelled
 from kernel_agent.types import ErrorOutput
 text = sys.argv[1] * (200_000 // len(sys.argv[1]) - 1)
 compare_text("stdout", text + ".1 a", text + ".2 b", tolerance=0.1)
@@ -125,7 +133,9 @@ def test_streams_may_be_cut_elsewhere_but_say_the_same() -> None:
         StreamOutput(name="stdout", text="b\n"),
         shown,
     ]
-    assert {item.verdict for item in _outputs(recorded, again)} == {Verdict.IDENTICAL}
+    assert {item.verdict for item in _outputs(recorded, [again[0], again[2], again[1], shown])} == {Verdict.IDENTICAL}
+    mixed = [item for item in _outputs(recorded, again) if item.verdict is not Verdict.IDENTICAL]
+    assert [(item.what, item.verdict) for item in mixed] == [("order of stdout and stderr", Verdict.NOT_REPLAYABLE)]
     late = [recorded[1], shown, recorded[0]]
     found = [item for item in _outputs(recorded, late) if item.what == "stdout"]
     assert {item.verdict for item in found} == {Verdict.MISSING}  # a caption behind another picture
