@@ -14,11 +14,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from kernel_agent.audit.sources import ENDS, FINALISERS, ORDER, Source, sources
-from kernel_agent.audit.statements import Statement, statements
+from kernel_agent.audit.statements import Statement, statements, words_of
 from kernel_agent.audit.verdicts import EXCERPT, Comparison
 from kernel_agent.session.kernel_side import IMPORTS
 from kernel_agent.types import Json
 
+_MOST_BODIES = 50
+"""Functions that are followed from one statement."""
+_MOST_CODE = 5_000_000
+"""Characters of code of a run that are read as Python; what comes after them counts with its words."""
 _ADDRESS = re.compile(r"0x[0-9A-Fa-f]{6,12}")
 
 
@@ -57,6 +61,7 @@ class Flow:
     lost: dict[str, str] = field(default_factory=dict)
     unordered: dict[str, str] = field(default_factory=dict)
     collected: str = ""
+    _read: int = 0
     _bodies: dict[str, Statement] = field(default_factory=dict)
 
     def cell(self, index: int, code: str) -> Drawn:
@@ -65,7 +70,8 @@ class Flow:
         used: set[str] = set()
         written: set[str] = set()
         why = order = ""
-        for bare in statements(code, self.modules):
+        self._read += len(code)
+        for bare in statements(code, self.modules) if self._read <= _MOST_CODE else [words_of(code)]:
             statement = self._with_bodies(bare)
             used |= statement.uses
             written |= statement.writes
@@ -109,22 +115,19 @@ class Flow:
 
     def _with_bodies(self, statement: Statement) -> Statement:
         """The statement, and what the functions that it names do."""
-        seen: set[str] = set()
-        todo = list(statement.reads)
-        while todo:
+        uses, reads, writes = set(statement.uses), set(statement.reads), set(statement.writes)
+        followed: set[str] = set()
+        todo = [name for name in statement.reads if name in self._bodies]
+        while todo and len(followed) < _MOST_BODIES:
             name = todo.pop()
-            body = self._bodies.get(name)
-            if name in seen or body is None:
-                continue
-            seen.add(name)
-            todo += body.reads
-            statement = replace(
-                statement,
-                uses=statement.uses | body.uses,
-                reads=statement.reads | body.reads,
-                writes=statement.writes | (body.writes - body.fresh),
-            )
-        return statement
+            if name not in followed:
+                followed.add(name)
+                body = self._bodies[name]
+                uses |= body.uses
+                reads |= body.reads
+                writes |= body.writes - body.fresh
+                todo += [inner for inner in body.reads if inner in self._bodies]
+        return replace(statement, uses=frozenset(uses), reads=frozenset(reads), writes=frozenset(writes))
 
 
 def _turned(item: Comparison) -> bool:

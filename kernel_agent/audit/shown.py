@@ -44,11 +44,14 @@ def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> lis
         _finding(outcome, name, "order", "it stands at another place")
         for name in moved([name for name in expected if name in here], order)
     ]
-    again = Again(trajectory)
+    again: Again | None = None
     for name, cell in here.items():
         if name in expected:
             apart = list(_differences(outcome, name, cell, expected[name], trajectory, max_pixels))
-            told = again.told(name, (item.field for item in apart), cell, expected[name]) if apart else None
+            told = None
+            if apart:
+                again = again or Again(trajectory)
+                told = again.told(name, [item.field for item in apart], cell, expected[name])
             if told:
                 apart = [replace(apart[0], outcome=Outcome.UNCHECKED, message=told)]
             found += apart if told != "" else []

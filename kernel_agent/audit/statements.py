@@ -56,9 +56,9 @@ def statements(code: str, modules: dict[str, str]) -> Iterator[Statement]:
     if tree is None:
         plain = _MAGIC.sub("", code)
         if plain == code or (tree := _parse(plain)) is None:
-            yield _words(code)
+            yield words_of(code)
             return
-        yield _words("\n".join(_MAGIC.findall(code)))
+        yield words_of("\n".join(_MAGIC.findall(code)))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -88,7 +88,7 @@ def _parse(code: str) -> ast.Module | None:
     return tree
 
 
-def _words(code: str) -> Statement:
+def words_of(code: str) -> Statement:
     """Of what is no Python all words count."""
     found = frozenset(_WORD.findall(code[: 10 * _MOST]))
     uses = {*found, *(f"?.{word}" for word in found), *(f"{word}.?" for word in found)}

@@ -98,7 +98,21 @@ def test_text_agrees_only_by_named_rules(recorded: str, again: str, code: str, v
 
 @pytest.mark.parametrize(
     "text",
-    ["1", "0x1", "/a", "<", "<a at 0x7f", "[00:01<", " at ", "1.", "/lib/python3", "(...)\n", "/tmp", "Cell In["],
+    [
+        "1",
+        "0x1",
+        "/a",
+        "<",
+        "<a at 0x7f",
+        "[00:01<",
+        " at ",
+        "1.",
+        "/lib/python3",
+        "(...)\n",
+        "/tmp",
+        "Cell In[",
+        "<lambda>",
+    ],
 )
 def test_rules_take_time_in_proportion_to_the_text(text: str) -> None:
     code = """

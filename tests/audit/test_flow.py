@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from kernel_agent.audit.flow import Flow
@@ -82,3 +85,16 @@ def test_what_was_stopped_is_lost_with_what_it_writes() -> None:
 def test_a_name_of_two_words_is_no_source_by_its_last_word_where_its_module_is_known() -> None:
     assert list(kinds_of("?.perf_counter")) == ["time"]
     assert list(kinds_of("pandas.perf_counter")) == []
+
+
+def test_code_that_was_written_to_take_long_does_not() -> None:
+    code = """
+from kernel_agent.audit.flow import Flow
+flow, names = Flow(header={}), [f"f{n}" for n in range(2000)]
+flow.cell(0, "".join(f"def {name}(): {', '.join(names[:200])}\\n" for name in names))
+for n in range(60):
+    flow.cell(n, "f0()\\n" * 100)
+    flow.cell(n, f"# {'x' * 150_000}\\n{'(' * 90}{'=' * 20_000}")
+flow.cell(99, "a(" * 90_000)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
