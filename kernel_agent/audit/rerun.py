@@ -201,17 +201,20 @@ class _Run:
             why = drawn.excuse(compared) or self._stopped(cell, again, compared, drawn)
         if why and cell.status is not again.status:  # it went another way
             self.flow.lose(drawn.writes, f"{at} was not replayable")
+        if why and (wrong := _pictures(cell, compared)):
+            self.flow.lose([*wrong, "images"], f"{at} made another picture")
         return (Verdict.NOT_REPLAYABLE if why else verdict), why[:600]
 
     def _stopped(self, cell: CellResult, again: CellResult, compared: Sequence[Comparison], drawn: Drawn) -> str:
         """Why a cell that was stopped, there or here, cannot be compared; "" where that is no reason for what differs."""
-        pictures = {image.name for image in cell.images}
-        wrong = any(item.verdict is Verdict.DIFFERS and item.what.split()[-1] in pictures for item in compared)
+        if cell.status in _ENDED and again.status in _ENDED:
+            return ""
+        wrong = _pictures(cell, [item for item in compared if item.verdict is Verdict.DIFFERS])
         if wrong or not begin_alike(cell.outputs, again.outputs, known=self._known(cell, again)):
             return ""  # it was stopped, but not on the way to this
         if cell.status in _ENDED:
             own = again.status is Status.KILLED and drawn.ends
-            return _ended(again) if again.status not in _ENDED and not own else ""
+            return "" if own else _ended(again)
         stop = "interrupted by the clock" if cell.status is Status.TIMEOUT else "stopped with its kernel"
         if again.status not in _ENDED:
             return f"{stop}: how far it had come is not the code's to say"
@@ -260,12 +263,18 @@ def _status(cell: CellResult, again: CellResult) -> Comparison:
     return Comparison(what="status", verdict=verdict, texts=told)
 
 
+def _pictures(cell: CellResult, compared: Sequence[Comparison]) -> list[str]:
+    """The names of the cell's pictures that do not hold."""
+    wrong = {item.what.split()[-1] for item in compared if not item.verdict.holds}
+    return [image.name for image in cell.images if image.name in wrong]
+
+
 def _after(cell: CellResult) -> float | None:
-    """Seconds after which a cell that was stopped by the clock was; None for one that ended or died by itself."""
+    """Seconds after which a cell was interrupted, by the clock or by hand; None for one that ended or died by itself."""
     event = _event(cell, "interrupted")
     if event is None or cell.status in _ENDED:
         return None
-    after = event.data.get("after")
+    after = event.data.get("after") if event.data.get("why") == "timeout" else cell.seconds
     return float(after) if isinstance(after, (int, float)) and 0 <= after < 1e9 else 0.0
 
 

@@ -128,7 +128,7 @@ def sources(uses: Iterable[str], header: Mapping[str, Json]) -> tuple[Source, ..
     hits: dict[str, set[str]] = {}
     for use in uses:
         for kind in kinds_of(use):
-            hits.setdefault(kind, set()).add(use.removeprefix("?."))
+            hits.setdefault(kind, set()).add(use.removeprefix("?.").removesuffix(".?"))
     found = []
     for kind, (why, _) in KINDS.items():
         if kind in hits:

@@ -11,7 +11,7 @@ import builtins
 import keyword
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kernel_agent.audit.sources import SEEDABLE, names
@@ -28,6 +28,7 @@ _PURE = names(
     "rotate crop resize transpose convert show getpixel filter copy save point split getbbox histogram reduce format join"
 )
 _STATES = names("random numpy.random matplotlib.pyplot matplotlib logging os sys")
+_DRAWN = names("random numpy.random")
 _TAKES_ONLY = names("print display len type repr str isinstance help")
 _PLAIN = frozenset([*keyword.kwlist, *dir(builtins), "display"])
 
@@ -111,7 +112,9 @@ class _Reader:
     def statement(self, top: ast.stmt) -> Statement:
         nodes = list(ast.walk(top))
         seeded = {id(node.func) for node in nodes if isinstance(node, ast.Call) and _has_value(node)}
-        own = _own(nodes)
+        loops = _named(node.target for node in nodes if isinstance(node, (ast.For, ast.AsyncFor)))
+        own = loops | _named(node.target for node in nodes if isinstance(node, ast.comprehension))
+        own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
         for node in nodes:
             self._node(node, seeded)
         self.reads -= self.fresh  # a module that is seeded here
@@ -126,8 +129,11 @@ class _Reader:
             if isinstance(top, ast.ClassDef) and any(getattr(node, "name", "") == "__del__" for node in nodes):
                 self.uses.add("__del__")
         else:
-            self.writes |= stored - (own - _targets(top))
+            self.writes |= (stored - own) | loops
             self.fresh |= _targets(top)
+            if isinstance(top, ast.Expr):  # IPython keeps its value
+                self.writes |= {"_", "Out"}
+                self.fresh.add("_")
             self.reads -= own
         return Statement(
             uses=frozenset(self.uses),
@@ -147,6 +153,7 @@ class _Reader:
                 self.reads.add(node.id)
             elif not name.startswith("?."):
                 self.reads |= _state(name)
+                self.writes |= _state(name) & _DRAWN  # the next draw gives something else
             last = name.rpartition(".")[2]
             self.reads |= {_FILE} if last in _READS else set()
             self.writes |= {_FILE} if last in _WRITES else set()
@@ -213,15 +220,9 @@ def _has_value(call: ast.Call) -> bool:
     return any(not (isinstance(item, ast.Constant) and item.value is None) for item in given)
 
 
-def _own(nodes: list[ast.AST]) -> set[str]:
-    """The names that a statement gives values of its own: in loops and comprehensions, and as arguments of functions."""
-    found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
-            found |= {item.id for item in ast.walk(node.target) if isinstance(item, ast.Name)}
-        elif isinstance(node, ast.arg):
-            found.add(node.arg)
-    return found
+def _named(targets: Iterable[ast.expr]) -> set[str]:
+    """The variables in what is assigned to."""
+    return {item.id for target in targets for item in ast.walk(target) if isinstance(item, ast.Name)}
 
 
 def _targets(top: ast.stmt) -> set[str]:

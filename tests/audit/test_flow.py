@@ -78,8 +78,18 @@ def test_what_was_stopped_is_lost_with_what_it_writes() -> None:
     flow = Flow(header={})
     drawn = flow.cell(0, "i = 0\nwhile True:\n    i += np.mean(image_0)")
     flow.lose(drawn.writes, "step 1 was interrupted by the clock")
+    assert flow.cell(1, "random_state = 3").why == ""
     assert flow.cell(1, "np.mean([1]), image_0.size").why == ""
     assert flow.cell(2, "print(i)").why == "step 1 was interrupted by the clock, and both use i"
+
+
+def test_a_loop_that_was_stopped_leaves_its_variables_and_the_state_of_chance_anywhere() -> None:
+    flow = Flow(header={"kernel_seed": 3})
+    flow.lose(flow.cell(0, "import random\nwhile True:\n    for j in range(9): x = random.random()").writes, "stopped")
+    assert [
+        bool(flow.cell(1, code).why) for code in ("j", "x", "random.random()", "random.seed(3)", "random.random()")
+    ] == [*(1, 1, 1, 0, 0)]
+    assert _excused("import time\ntime.time()", "_ + 1", "3", "_") == [1, 1, 0, 0]
 
 
 def test_a_name_of_two_words_is_no_source_by_its_last_word_where_its_module_is_known() -> None:
