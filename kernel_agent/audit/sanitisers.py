@@ -90,7 +90,7 @@ SANITISERS = (
         pattern=re.compile(
             rf"<(?:[^<>\n]|<(?:lambda|locals|genexpr|listcomp|dictcomp|setcomp)>){{1,300}}? at ({_ADDRESS})"
             rf"(?:[;:] [^<>\n]{{1,200}}? at ({_ADDRESS}))?(?=[>;:,])"
-            rf"|\b(?:Generator|RandomState)\(\w{{1,40}}\) at ({_ADDRESS})\b|<cparam 'P' \(({_ADDRESS})\)>"
+            rf"|\b(?:Generator|RandomState)\(\w{{1,40}}\) at ({_ADDRESS})\b|<cparam 'P' \(({_ADDRESS})\)>|< cv2\.[\w.]{{1,60}} ({_ADDRESS})>"
             r"|<Execution(?:Result|Info) object at ([1-9a-f][0-9a-f]{4,10}[08]),"
         ),
         mark=" at 0x",

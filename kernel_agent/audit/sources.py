@@ -63,7 +63,10 @@ KINDS: Mapping[str, tuple[str, str]] = {
         + " ".join(f"{name}()" for name in SEEDABLE),
     ),
     ORDER: ("what hashes by its address comes in another order", "set frozenset weakref.WeakSet"),
-    "addresses": ("an object lies at another address", "id hash ctypes.* object.__hash__ numpy.ndarray.ctypes"),
+    "addresses": (
+        "an object lies at another address",
+        "id hash vars globals locals unittest.mock.* ctypes.* object.__hash__ numpy.ndarray.ctypes numpy.ndarray.__array_interface__ magic.whos",
+    ),
     "collector": ("garbage is collected when there is enough of it", "__del__ gc.* weakref.*"),
     "threads": (
         "the order of threads and processes is the scheduler's",
@@ -108,6 +111,11 @@ for _kind, (_, _names) in KINDS.items():
         _BY_NAME.setdefault(_name, []).append(_kind)
         if "." in _name and not _name.endswith("*"):
             _BY_LAST.setdefault(_name.rpartition(".")[2], []).append(_kind)
+
+
+def is_named(name: str) -> bool:
+    """Whether a dotted name is one of the tables' own, not only of a module that is."""
+    return name in _BY_NAME
 
 
 def kinds_of(use: str) -> Iterator[str]:

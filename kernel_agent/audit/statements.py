@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kernel_agent.audit.sources import SEEDABLE, names
+from kernel_agent.audit.sources import SEEDABLE, is_named, names
 
 _MOST = 200_000
 """Characters of code that are parsed; longer code is searched for words."""
@@ -67,7 +67,10 @@ def statements(code: str, modules: dict[str, str]) -> Iterator[Statement]:
                     alias.name if alias.asname else alias.name.split(".")[0]
                 )
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            stars = modules.get("*", "")
             modules.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+            if "*" in modules:
+                modules["*"] = f"{stars} {node.module}" if node.names[0].name == "*" else stars
     for node in tree.body:
         if not isinstance(node, (ast.Import, ast.ImportFrom)):
             yield _Reader(modules).statement(node)
@@ -151,6 +154,8 @@ class _Reader:
                 self.uses.add(f"{name}()")
             if isinstance(node, ast.Name) and node.id not in self.modules:
                 self.reads.add(node.id)
+                stars = (f"{module}.{node.id}" for module in self.modules.get("*", "").split())
+                self.uses |= {name for name in stars if is_named(name)}
             elif not name.startswith("?."):
                 self.reads |= _state(name)
                 self.writes |= _state(name) & _DRAWN  # the next draw gives something else

@@ -39,6 +39,8 @@ def _sources(code: str, **header: object) -> dict[str, bool]:
         ("%%bash\ndate", {"threads": False}),
         ("%time f()", {"time": False}),
         ("from time import perf_counter as p\np()", {"time": False}),
+        ("from time import *\nfrom math import *\nperf_counter()", {"time": False}),
+        ("from time import *\nprint(5)", {}),
         ("'time, random'", {}),
         ("now = 5\ntoday = 6\nprint(now, today)", {}),
         ("import time, sys\ntime.sleep(1)\nprint(file=sys.stderr)", {}),
