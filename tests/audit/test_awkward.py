@@ -64,6 +64,9 @@ HOLDS = [
     "import collections, dataclasses, enum, functools\nfunctools.partial(deep, 3), collections.Counter('aab'), deep",
     "import re\nre.compile('a+').match('aa')",
     "import decimal, fractions, datetime\ndecimal.Decimal(1) / 7, fractions.Fraction(3, 9), datetime.date(2020, 1, 2)",
+    "import cv2\ncv2.SIFT_create(), cv2.CascadeClassifier",
+    "exec('1 / 0')",
+    "%who\nx = !echo hi\nx",
     "import io, threading\nio.BytesIO(b'x'), threading.Lock(), memoryview(b'a')",
 ]
 """Nothing of these is excused."""
@@ -106,6 +109,10 @@ UNCHECKED = [
     "ctypes.byref(ctypes.c_int(3)), ctypes.addressof(ctypes.c_int(3))",
     "display('x', display_id=True)",
     "get_ipython().run_cell('1')",
+    "%whos",
+    "vars()",
+    "from unittest.mock import Mock\nMock()",
+    "from time import *\nprint(perf_counter_ns())",
     "gc.get_count(), gc.get_stats()[0]['collections']",
     "resource.getrusage(resource.RUSAGE_SELF)",
     "sys.getrefcount(None)",
