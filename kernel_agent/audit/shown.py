@@ -13,7 +13,6 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import orjson
 
@@ -44,17 +43,11 @@ def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> lis
         _finding(outcome, name, "order", "it stands at another place")
         for name in moved([name for name in expected if name in here], order)
     ]
-    again: Again | None = None
+    again = Again(trajectory)
     for name, cell in here.items():
         if name in expected:
-            apart = list(_differences(outcome, name, cell, expected[name], trajectory, max_pixels))
-            told = None
-            if apart:
-                again = again or Again(trajectory)
-                told = again.told(name, [item.field for item in apart], cell, expected[name])
-            if told:
-                apart = [replace(apart[0], outcome=Outcome.UNCHECKED, message=told)]
-            found += apart if told != "" else []
+            apart = _differences(outcome, name, cell, expected[name], trajectory, max_pixels)
+            found += again.sift(name, apart, cell, expected[name])
         else:
             ours = isinstance(cell, dict) and KEY in (cell.get("metadata") or {})
             told = "a copy of one of the run's cells" if ours else "it is not the run's: somebody added it"

@@ -8,11 +8,13 @@ are never excused: a run lives by its pictures.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from kernel_agent.audit.compare_text import begin_alike, compare_outputs
+from kernel_agent.audit.finding import Finding, Outcome
 from kernel_agent.audit.flow import Drawn, Flow
 from kernel_agent.audit.sanitisers import Known, spelled
 from kernel_agent.audit.verdicts import Verdict, worst
@@ -30,20 +32,32 @@ class Again:
     """What the cells of a run may give when somebody runs them again, without a seed."""
 
     def __init__(self, trajectory: Trajectory) -> None:
-        flow = Flow(header={})
-        self._cells: dict[str, tuple[CellResult, Drawn, frozenset[str]]] = {}
-        marks: frozenset[str] = frozenset()
-        for step in trajectory.steps:
+        self._steps = trajectory.steps
+
+    @functools.cached_property
+    def _cells(self) -> dict[str, tuple[CellResult, Drawn, frozenset[str]]]:
+        """Each cell with what it draws on and the marks of rules that the code up to it has spelled."""
+        flow, marks, found = Flow(header={}), frozenset[str](), {}
+        for step in self._steps:
             if step.cell is not None:
                 drawn = flow.cell(step.index, step.cell.source)
                 if step.cell.status not in _ENDED:
                     flow.lose(drawn.writes, f"step {step.index + 1} was stopped")
                 marks |= spelled(step.cell.source)
-                self._cells[f"step-{step.index}"] = (step.cell, drawn, marks)
+                found[f"step-{step.index}"] = (step.cell, drawn, marks)
+        return found
 
-    def told(self, name: str, fields: Iterable[str], cell: Json, wanted: Json) -> str | None:
+    def sift(self, name: str, apart: Iterable[Finding], cell: Json, wanted: Json) -> list[Finding]:
+        """Of what is apart in a cell, what a run of its code does not explain; one finding where that cannot be checked."""
+        apart = list(apart)
+        told = self._told(name, apart, cell, wanted) if apart else None
+        if told is None:
+            return apart
+        return [replace(apart[0], outcome=Outcome.UNCHECKED, message=told)] if told else []
+
+    def _told(self, name: str, apart: Iterable[Finding], cell: Json, wanted: Json) -> str | None:
         """Why these fields of a cell's outputs may differ, "" where they say the same; None where neither is so."""
-        if name not in self._cells or not all(map(_TEXTUAL.fullmatch, fields)):
+        if not all(_TEXTUAL.fullmatch(item.field) for item in apart) or name not in self._cells:
             return None
         recorded, drawn, marks = self._cells[name]
         known = Known(spelled=marks, seconds=(recorded.seconds, 10 + 10 * recorded.seconds))
