@@ -4,7 +4,8 @@ Makes `n` honest runs of varied code (perf/honest.py: Pillow, OpenCV, NumPy, mat
 cells, seeded and system randomness, clocks, interrupts, dead kernels, lossy images) and audits them in a fresh process at
 tolerance 0.
 
-- `false_alarms`: runs with a finding that fails; they have to be 0. `unchecked`: runs of which something could not be checked.
+- `false_alarms`: runs with a finding that fails; they have to be 0. `unchecked`: runs of which something could not be checked;
+  `reasons`: why, and how often.
 - `cells`: verdicts of all cells.
 - `cost_ratio`: wall time of one audit by `codevision audit` in a process of its own, less 1 s, over the time the cells took when
   they were recorded: the worst of `single` runs with about two seconds of code, each recorded and audited three times in turn
@@ -106,6 +107,14 @@ def measure(place: Path, kernel: KernelOptions, args: argparse.Namespace) -> dic
         "unchecked": outcomes["unchecked"],
         "alarms": [line for line in lines if line["outcome"] == "fails"][:10],
         "not_checked": [line for line in lines if line["outcome"] == "unchecked"][:10],
+        "reasons": dict(
+            Counter(
+                finding["message"]
+                for line in lines
+                for finding in line["findings"]
+                if finding["outcome"] == "unchecked"
+            )
+        ),
         "cells": dict(sum((Counter(line["cells"]) for line in lines), Counter())),
     }
     ratios, starts, over, net = [], [], [], []

@@ -1,8 +1,9 @@
-"""Compare what a cell wrote with what it writes again: streams, results, errors.
+"""Compare what a cell wrote with what it writes again: streams, results, errors, and the order of pictures.
 
-Guarantees: pure. Text is equal, or equal after named sanitisers, or its numbers are apart by no more than the auditor
-allowed; anything else differs. Errors are compared by class, message and the user's own frames; lines of libraries may have
-moved. Streams are compared between two other outputs each, since a kernel sends stdout and stderr on clocks of their own.
+Guarantees: pure. Text is equal, white space included, or equal after named sanitisers, or its numbers are apart by no more than the
+auditor allowed; anything else differs, or is "not replayable" where a sanitiser is not sure. A traceback is text like any other;
+where only frames of libraries differ it is "not replayable". Streams are compared between two other outputs each; which of stdout
+and stderr came first there is the kernel's clocks' to say, so another order is "not replayable".
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ import math
 import re
 from collections.abc import Sequence
 
-from kernel_agent.audit.sanitisers import normalise
-from kernel_agent.audit.verdicts import Comparison, Verdict, excerpt
+from kernel_agent.audit.sanitisers import Known, normalise
+from kernel_agent.audit.verdicts import Comparison, Verdict, excerpt, worst
 from kernel_agent.types import ErrorOutput, ImageOutput, Output, StreamOutput, TextOutput
 
 LONGEST = 200_000
 """Characters up to which sanitisers are tried; a cell's text is cut far below that when it runs."""
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
-_USER_FRAME = re.compile(r"(?:Cell In|Input In ?)\[\d{1,7}\](?:, line (?P<line>\d+))?(?:, in (?P<name>[^\n]{1,200}))?")
-_COUNT = re.compile(r"\b(Cell In|Input In ?|In )\[\d{1,7}\]")
+_PADDING = re.compile(r"\A {2,}| {2,}\Z")
+_LIBRARY_FRAME = re.compile(
+    r"^(?:File (?:~?/[^\n:]{1,300}/(?:site-packages|dist-packages|python3\.\d{1,2})/[^\n:]{1,300}|<[^\n<>]{1,100}>):\d{1,7}"
+    r"[^\n]*\n(?:(?:-{1,12}> ?\d{1,7}| {1,12}\d{1,7})(?: [^\n]*)?\n| {1,12}\(\.\.\.\)\n)*"
+    r"| {4}\[\.\.\. skipping hidden \d{1,4} frames?\]\n)\n?",
+    re.MULTILINE,
+)
 
 
 def compare_text(
-    what: str, recorded: str, replayed: str, *, used: frozenset[str] = frozenset(), tolerance: float = 0.0
+    what: str, recorded: str, replayed: str, *, known: Known = Known(), tolerance: float = 0.0
 ) -> Comparison:
-    """Two texts. `used` names the sources the code draws on; numbers may be apart by `tolerance`, absolute or relative."""
+    """Two texts. Numbers may be apart by `tolerance`, absolute or relative, where it is not 0."""
     if recorded == replayed:
         return Comparison(what=what, verdict=Verdict.IDENTICAL)
     shown = (excerpt(recorded), excerpt(replayed))
@@ -36,43 +42,44 @@ def compare_text(
         return Comparison(what=what, verdict=Verdict.MISSING, how=side, texts=shown)
     if max(len(recorded), len(replayed)) > LONGEST:
         return Comparison(what=what, verdict=Verdict.DIFFERS, how="too long for sanitisers", texts=shown)
-    first, second, names = normalise(recorded, replayed, used)
-    if first == second:
-        return Comparison(what=what, verdict=Verdict.NORMALISED, how=", ".join(names), texts=shown)
-    far = distance(first, second)
-    if far is None:
-        return Comparison(what=what, verdict=Verdict.DIFFERS, how=_where(first, second), texts=shown)
-    absolute, relative, needed_at_least = far
-    how = f"numbers apart by up to {absolute:.3g} ({relative:.3g} of their size)"
-    if needed_at_least <= tolerance:
-        needed = f"; after {', '.join(names)}" if names else ""
-        return Comparison(what=what, verdict=Verdict.WITHIN_TOLERANCE, how=how + needed, texts=shown)
-    return Comparison(what=what, verdict=Verdict.DIFFERS, how=how, texts=shown)
+    first, second, names, unsure = normalise(recorded, replayed, known)
+    verdict, how = Verdict.NORMALISED, ", ".join(names)
+    if first != second:
+        far = distance(first, second)
+        if far is None:
+            return Comparison(what=what, verdict=Verdict.DIFFERS, how=_where(first, second), texts=shown)
+        absolute, relative, needed_at_least = far
+        how = f"numbers apart by up to {absolute:.3g} ({relative:.3g} of their size)"
+        if tolerance == 0 or needed_at_least > tolerance:
+            return Comparison(what=what, verdict=Verdict.DIFFERS, how=how, texts=shown)
+        verdict, how = Verdict.WITHIN_TOLERANCE, how + (f"; after {', '.join(names)}" if names else "")
+    if unsure:
+        verdict, how = Verdict.NOT_REPLAYABLE, "; ".join(unsure)
+    return Comparison(what=what, verdict=verdict, how=how, texts=shown)
 
 
 def distance(first: str, second: str) -> tuple[float, float, float] | None:
-    """How far apart the numbers of two texts are, where all else is equal up to spaces; else None.
+    """How far apart the numbers of two texts are, where all else is equal but how far numbers are padded; else None.
 
     Absolute and relative at worst, and the least tolerance that lets every number through, one way or the other.
 
     A whole number that differs is no noise: then None.
     """
-    if ["".join(part.split()) for part in _NUMBER.split(first)] != [
-        "".join(part.split()) for part in _NUMBER.split(second)
-    ]:
+    one, other = ([_PADDING.sub(" ", part) for part in _NUMBER.split(text)] for text in (first, second))
+    if one != other:
         return None
     absolute = relative = needed = 0.0
-    for one, other in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True):
-        if one == other:
+    for a, b in zip(_NUMBER.findall(first), _NUMBER.findall(second), strict=True):
+        if a == b:
             continue
-        if not any(mark in one + other for mark in ".eE"):
+        if not any(mark in a + b for mark in ".eE"):
             return None
-        a, b = float(one), float(other)
-        if not (math.isfinite(a) and math.isfinite(b)):
+        x, y = float(a), float(b)
+        if not (math.isfinite(x) and math.isfinite(y)):
             return None
-        gap = abs(a - b)
+        gap = abs(x - y)
         absolute = max(absolute, gap)
-        share = gap / max(abs(a), abs(b)) if gap else 0.0
+        share = gap / max(abs(x), abs(y)) if gap else 0.0
         relative, needed = max(relative, share), max(needed, min(gap, share))
     return absolute, relative, needed
 
@@ -84,39 +91,29 @@ def _where(first: str, second: str) -> str:
     return f"from line {number + 1} on"
 
 
-def compare_error(
-    recorded: ErrorOutput, replayed: ErrorOutput, *, used: frozenset[str], tolerance: float
-) -> Comparison:
-    """Class, message and the user's frames; what else stands in the traceback decides only between identical and normalised."""
+def compare_error(recorded: ErrorOutput, replayed: ErrorOutput, *, known: Known, tolerance: float) -> Comparison:
+    """Class, message and the whole traceback as text; "not replayable" where only frames of libraries differ."""
     if recorded == replayed:
         return Comparison(what="error", verdict=Verdict.IDENTICAL)
-    shown = (excerpt(_whole(recorded)), excerpt(_whole(replayed)))
+    one, other = _whole(recorded), _whole(replayed)
+    shown = (excerpt(one), excerpt(other))
 
     def verdict(verdict: Verdict, how: str) -> Comparison:
         return Comparison(what="error", verdict=verdict, how=how, texts=shown)
 
     if recorded.ename != replayed.ename:
         return verdict(Verdict.DIFFERS, f"class {recorded.ename} against {replayed.ename}")
-    message = compare_text("error", recorded.evalue, replayed.evalue, used=used, tolerance=tolerance)
-    if message.verdict.rank > Verdict.WITHIN_TOLERANCE.rank:
-        return verdict(Verdict.DIFFERS, f"message: {message.how}")
-    if frames(recorded) != frames(replayed):
-        return verdict(Verdict.DIFFERS, "the user's own frames")
-    if message.verdict is not Verdict.IDENTICAL:
+    message = compare_text("error", recorded.evalue, replayed.evalue, known=known, tolerance=tolerance)
+    if message.verdict.holds is False:
         return verdict(message.verdict, f"message: {message.how}")
-    return verdict(Verdict.NORMALISED, "library frames")
-
-
-def frames(error: ErrorOutput) -> list[tuple[str, str, str]]:
-    """The frames in cells: (line, function, the marked line of code), outermost first."""
-    found = []
-    text = "\n".join(error.traceback)
-    starts = list(_USER_FRAME.finditer(text))
-    for match, following in zip(starts, [*starts[1:], None], strict=True):
-        body = text[match.end() : following.start() if following else len(text)]
-        marked = re.search(r"^-+> *\d+ ?(?P<code>[^\n]*)", body, re.MULTILINE)
-        found.append((match["line"] or "", match["name"] or "", marked["code"].strip() if marked else ""))
-    return found
+    whole = compare_text("error", one, other, known=known, tolerance=tolerance)
+    if whole.verdict.holds is not False:
+        return whole
+    own = [_LIBRARY_FRAME.sub("", text) for text in (one, other)]
+    rest = compare_text("error", own[0], own[1], known=known, tolerance=tolerance)
+    if rest.verdict.holds is False:
+        return verdict(Verdict.DIFFERS, f"the traceback, {whole.how}")
+    return verdict(Verdict.NOT_REPLAYABLE, "frames of libraries: another version has its lines elsewhere")
 
 
 def _whole(error: ErrorOutput) -> str:
@@ -124,34 +121,56 @@ def _whole(error: ErrorOutput) -> str:
 
 
 def compare_outputs(
-    recorded: Sequence[Output], replayed: Sequence[Output], *, used: frozenset[str], tolerance: float
+    recorded: Sequence[Output], replayed: Sequence[Output], *, known: Known, tolerance: float
 ) -> list[Comparison]:
     """All outputs but the pixels of images: what came, in which order, and every text."""
     mine, theirs = _Parts(recorded), _Parts(replayed)
     if mine.kinds != theirs.kinds:
-        return _unlike(mine, theirs, used, tolerance)
+        return _unlike(mine, theirs, known, tolerance)
     found = []
+    if mine.images != theirs.images:
+        order = (str(mine.images)[:400], str(theirs.images)[:400])
+        found.append(Comparison(what="order of the images", verdict=Verdict.DIFFERS, texts=order))
     for one, other in zip(mine.others, theirs.others, strict=True):
         if isinstance(one, ErrorOutput) and isinstance(other, ErrorOutput):
-            found.append(compare_error(one, other, used=used, tolerance=tolerance))
+            found.append(compare_error(one, other, known=known, tolerance=tolerance))
         elif isinstance(one, TextOutput) and isinstance(other, TextOutput):
             what = "result" if one.is_result else "text"
-            found.append(compare_text(what, one.text, other.text, used=used, tolerance=tolerance))
+            found.append(compare_text(what, one.text, other.text, known=known, tolerance=tolerance))
     for name in ("stdout", "stderr"):
         pairs = list(zip(mine.streams[name], theirs.streams[name], strict=True))
-        parts = [compare_text(name, one, other, used=used, tolerance=tolerance) for one, other in pairs if one or other]
-        if any(part.verdict.holds is False for part in parts):
+        parts = [
+            compare_text(name, one, other, known=known, tolerance=tolerance) for one, other in pairs if one or other
+        ]
+        if name == "stderr" and worst(part.verdict for part in parts).holds is False:
             whole = compare_text(
-                name, "".join(mine.streams[name]), "".join(theirs.streams[name]), used=used, tolerance=tolerance
+                name, "".join(mine.streams[name]), "".join(theirs.streams[name]), known=known, tolerance=tolerance
             )
-            if whole.verdict.holds:
-                how = ", ".join(filter(None, ["place among the outputs", whole.how]))
-                parts = [Comparison(what=name, verdict=Verdict.NORMALISED, how=how)]
+            if whole.verdict.holds is not False:
+                how = "place among the outputs: libraries write to stderr past Python, and it comes when it comes"
+                parts = [Comparison(what=name, verdict=Verdict.NOT_REPLAYABLE, how=how, texts=whole.texts)]
         found += parts
+    if mine.mixed != theirs.mixed and all(item.verdict.holds is not False for item in found):
+        how = "a kernel sends them on clocks of their own"
+        order = (str(mine.mixed)[:400], str(theirs.mixed)[:400])
+        what = "order of stdout and stderr"
+        found.append(Comparison(what=what, verdict=Verdict.NOT_REPLAYABLE, how=how, texts=order))
     return found
 
 
-def _unlike(mine: _Parts, theirs: _Parts, used: frozenset[str], tolerance: float) -> list[Comparison]:
+def begin_alike(recorded: Sequence[Output], replayed: Sequence[Output], *, known: Known) -> bool:
+    """Whether what one of them says may be the beginning of what the other says: one was stopped on the way."""
+    mine, theirs = _Parts(recorded), _Parts(replayed)
+    for name in ("stdout", "stderr"):
+        one, other = "".join(mine.streams[name]), "".join(theirs.streams[name])
+        length = min(len(one), len(other))
+        if compare_text(name, one[:length], other[:length], known=known).verdict.holds is False:
+            return any(isinstance(output, StreamOutput) and output.dropped for output in (*recorded, *replayed))
+    texts = [[output.text for output in part.others if isinstance(output, TextOutput)] for part in (mine, theirs)]
+    return all(compare_text("text", a, b, known=known).verdict.holds is not False for a, b in zip(*texts, strict=False))
+
+
+def _unlike(mine: _Parts, theirs: _Parts, known: Known, tolerance: float) -> list[Comparison]:
     """Outputs of other kinds or in another order: each kind is told of, and the text of both streams still compared."""
     found = []
     for kind in dict.fromkeys([*mine.kinds, *theirs.kinds]):
@@ -166,7 +185,7 @@ def _unlike(mine: _Parts, theirs: _Parts, used: frozenset[str], tolerance: float
     for name in ("stdout", "stderr"):
         one, other = "".join(mine.streams[name]), "".join(theirs.streams[name])
         if one or other:
-            found.append(compare_text(name, one, other, used=used, tolerance=tolerance))
+            found.append(compare_text(name, one, other, known=known, tolerance=tolerance))
     return found
 
 
@@ -176,13 +195,21 @@ class _Parts:
     def __init__(self, outputs: Sequence[Output]) -> None:
         self.others: list[Output] = []
         self.kinds: list[str] = []
+        self.images: list[tuple[int, bool]] = []
         self.streams: dict[str, list[str]] = {"stdout": [""], "stderr": [""]}
+        self.mixed: list[tuple[str, int]] = []  # stream and lines, one after the other
         for output in outputs:
             if isinstance(output, StreamOutput):
                 self.streams[output.name][-1] += output.text
+                going_on = bool(self.mixed) and self.mixed[-1][0] == output.name
+                before = self.mixed.pop()[1] if going_on else 0
+                self.mixed.append((output.name, before + output.text.count("\n")))
                 continue
+            if isinstance(output, ImageOutput):
+                self.images.append((output.index, output.is_result))
             self.others.append(output)
             self.kinds.append(_kind(output))
+            self.mixed.append(("", 0))
             for texts in self.streams.values():
                 texts.append("")
 

@@ -12,12 +12,13 @@ so it is for later cells that do not give the recorded result and share a name w
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_agent.audit.compare_images import compare_image, compare_lineage, compare_view
-from kernel_agent.audit.compare_text import compare_outputs
+from kernel_agent.audit.compare_text import begin_alike, compare_outputs
+from kernel_agent.audit.flow import Drawn, Flow
 from kernel_agent.audit.rerun_setup import (
     RerunOptions,
     check_isolation,
@@ -25,7 +26,7 @@ from kernel_agent.audit.rerun_setup import (
     inputs_of,
     session_for,
 )
-from kernel_agent.audit.sources import Source, drawn_on, shared, sources, words_of, written
+from kernel_agent.audit.sanitisers import Known, spelled
 from kernel_agent.audit.verdicts import CellVerdict, Comparison, Rerun, Verdict, worst
 from kernel_agent.errors import ImageError, KernelError
 from kernel_agent.session import Session
@@ -33,6 +34,7 @@ from kernel_agent.session.images import decode_output, encode_png
 from kernel_agent.types import (
     CellResult,
     Event,
+    Json,
     KernelImage,
     Status,
     Step,
@@ -41,6 +43,12 @@ from kernel_agent.types import (
 if TYPE_CHECKING:
     from kernel_agent.session import KernelPool
     from kernel_agent.trajectory import Trajectory
+
+_ENDED = (Status.OK, Status.ERROR)
+_FASTER = 10
+"""How many times faster than where it was recorded a cell may run here."""
+_SHORTEST = 0.5
+"""Seconds that a cell's deadline counts as at least: code that ends at once was never interrupted."""
 
 
 async def rerun(
@@ -83,20 +91,21 @@ class _Run:
         self.deadline = began + options.seconds
         self.events = sorted(event.time for event in trajectory.events if event.kind == "cells_replayed")
         self.before: Step | None = None
-        self.lost: dict[str, str] = {}  # name -> why a cell that uses it may give something else
+        self.flow = Flow(header=trajectory.header)
+        self.spelled: frozenset[str] = frozenset()
         self.stopped = ""  # why no further cell is run
         self.interrupted = False
 
     async def cell(self, step: Step, cell: CellResult) -> CellVerdict:
         """Run one cell and compare it."""
-        words = words_of(cell.source)
-        found = sources(drawn_on(cell.source), self.header)
+        drawn = self.flow.cell(step.index, cell.source)
+        self.spelled |= spelled(cell.source)
         base = CellVerdict(
             step=step.index,
             verdict=Verdict.NOT_REPLAYABLE,
             recorded=cell.status,
             replayed=None,
-            sources=found,
+            sources=drawn.sources,
             seconds=(cell.seconds, 0.0),
             source=cell.source,
         )
@@ -114,8 +123,8 @@ class _Run:
                 limit = f"the {self.session.image_bytes:,} bytes that this audit takes of this run (RerunOptions.image_bytes)"
                 self.stopped = f"the pictures up to step {step.index + 1} hold more than {limit}"
                 return self._flooded(replace(base, replayed=again.status, seconds=(cell.seconds, took)), cell, again)
-            compared = self._compare(cell, again, found)
-            verdict, why = self._judge(step.index, cell, again, compared, words, found)
+            compared = self._compare(cell, again)
+            verdict, why = self._judge(step.index, cell, again, compared, drawn)
             await self._go_on(cell, again)
         except KernelError as error:
             self.stopped = f"no kernel since step {step.index + 1}"
@@ -150,23 +159,19 @@ class _Run:
 
     def _seconds(self, cell: CellResult) -> float:
         """The deadline: where the cell was interrupted, the moment that happened; else enough."""
-        event = _event(cell, "interrupted")
-        after = took = cell.seconds if 0 <= cell.seconds < 1e9 else 0.0
-        if (
-            event is not None
-            and event.data.get("why") == "timeout"
-            and isinstance(event.data.get("after"), (int, float))
-        ):
-            after = float(event.data["after"])
-        wanted = after if event is not None else 10 + 3 * took
+        took = cell.seconds if 0 <= cell.seconds < 1e9 else 0.0
+        after = _after(cell)
+        wanted = 10 + 3 * took if after is None else after
         left = self.deadline - time.perf_counter()
         return max(0.05, min(wanted, self.options.cell_seconds, left))
 
-    def _compare(self, cell: CellResult, again: CellResult, found: Sequence[Source]) -> list[Comparison]:
+    def _compare(self, cell: CellResult, again: CellResult) -> list[Comparison]:
         """Everything: how it ended, what it wrote, its images and where they came from."""
-        options, used = self.options, frozenset(source.name for source in found)
+        options = self.options
         compared = [_status(cell, again)]
-        compared += compare_outputs(cell.outputs, again.outputs, used=used, tolerance=options.tolerance)
+        compared += compare_outputs(
+            cell.outputs, again.outputs, known=self._known(cell, again), tolerance=options.tolerance
+        )
         for old, new in zip(cell.images, again.images, strict=False):
             compared.append(
                 compare_image(
@@ -188,49 +193,54 @@ class _Run:
             compared.append(Comparison(what=image.name, verdict=Verdict.MISSING, how=how))
         return compared
 
+    def _known(self, cell: CellResult, again: CellResult) -> Known:
+        return Known(spelled=self.spelled, seconds=(cell.seconds, again.seconds))
+
     def _judge(
-        self,
-        index: int,
-        cell: CellResult,
-        again: CellResult,
-        compared: Sequence[Comparison],
-        words: frozenset[str],
-        found: Sequence[Source],
+        self, index: int, cell: CellResult, again: CellResult, compared: Sequence[Comparison], drawn: Drawn
     ) -> tuple[Verdict, str]:
         """The cell's verdict, and why it is not replayable; keeps the names that later cells cannot be held to."""
-        verdict = worst(item.verdict for item in compared)
-        holds, at = verdict.holds, f"step {index + 1}"
-        free = [source for source in found if not source.pinned]
-        names = shared(words)
-        why = ""
-        if cell.status in (Status.TIMEOUT, Status.KILLED):
-            stop = "interrupted by the clock" if cell.status is Status.TIMEOUT else "stopped with its kernel"
-            if cell.status is Status.TIMEOUT:  # else what it did is gone with its kernel
-                self._lose(names, f"{at} was {stop}")
-            if not holds:
-                why = f"{stop}: how far it had come is not the code's to say"
-        elif again.status in (Status.TIMEOUT, Status.KILLED):
-            why = _ended(again)
-            self._lose(names, f"{at} could not be run again ({why})")
-        elif holds is None:
+        verdict, at = worst(item.verdict for item in compared), f"step {index + 1}"
+        if cell.status is Status.TIMEOUT:  # what a killed one did is gone with its kernel
+            self.flow.lose(drawn.writes, f"{at} was interrupted by the clock")
+        elif cell.status in _ENDED and again.status not in _ENDED:
+            self.flow.lose(drawn.writes, f"{at} could not be run again ({_ended(again)})")
+        if verdict.holds:
+            return verdict, ""
+        if verdict.holds is None:
             why = next(f"{item.what}: {item.how}" for item in compared if item.verdict is verdict)
-        elif not holds:
-            touched = sorted(names & self.lost.keys())
-            if free:
-                told = "; ".join(f"{source.name} ({', '.join(source.words)}): {source.how}" for source in free)
-                why = f"not pinned: {told}"
-            elif touched:
-                why = f"{self.lost[touched[0]]}, and both use {', '.join(touched[:5])}"
-            if why:
-                self._lose(written(cell.source), f"{at} was not replayable")
-        if free and not why:  # what it drew may come to light later
-            self._lose(written(cell.source), f"{at} drew on " + ", ".join(source.name for source in free))
+        else:
+            why = drawn.excuse(compared) or self._stopped(cell, again, compared, drawn)
+        if why and cell.status is not again.status:  # it went another way
+            self.flow.lose(drawn.writes, f"{at} was not replayable")
+        if why and (wrong := _pictures(cell, compared)):
+            self.flow.lose([*wrong, "images"], f"{at} made another picture")
         return (Verdict.NOT_REPLAYABLE if why else verdict), why[:600]
 
-    def _lose(self, names: frozenset[str], why: str) -> None:
-        if why:
-            for name in names:
-                self.lost.setdefault(name, why[:300])
+    def _stopped(self, cell: CellResult, again: CellResult, compared: Sequence[Comparison], drawn: Drawn) -> str:
+        """Why a cell that was stopped, there or here, cannot be compared; "" where that is no reason for what differs."""
+        if cell.status in _ENDED and again.status in _ENDED:
+            return ""
+        wrong = _pictures(cell, [item for item in compared if item.verdict is Verdict.DIFFERS])
+        if wrong or not begin_alike(cell.outputs, again.outputs, known=self._known(cell, again)):
+            return ""  # it was stopped, but not on the way to this
+        if cell.status in _ENDED:
+            own = again.status is Status.KILLED and drawn.ends
+            return "" if own else _ended(again)
+        stop = "interrupted by the clock" if cell.status is Status.TIMEOUT else "stopped with its kernel"
+        if again.status not in _ENDED:
+            return f"{stop}: how far it had come is not the code's to say"
+        after = _after(cell)
+        if after is None:
+            there, here = self._memory(), self.session.kernel.memory_mb
+            return f"{stop}, which had {there} MiB of memory; here it has {here}" if there != here else ""
+        late = again.seconds * _FASTER >= max(after, _SHORTEST)
+        return f"{stop} after {after:g} s; here it ended after {again.seconds:.3g} s" if late else ""
+
+    def _memory(self) -> Json:
+        """MiB that the run's kernel had, as recorded."""
+        kernel = self.header.get("kernel")
+        return kernel.get("memory_mb") if isinstance(kernel, Mapping) else None
 
     async def _go_on(self, cell: CellResult, again: CellResult) -> None:
         """Let the kernel go on from what was recorded where this cell's end cannot be had again, or names would move."""
@@ -263,6 +273,21 @@ def _status(cell: CellResult, again: CellResult) -> Comparison:
     told = (str(cell.status), str(again.status))
     verdict = Verdict.IDENTICAL if cell.status is again.status else Verdict.DIFFERS
     return Comparison(what="status", verdict=verdict, texts=told)
+
+
+def _pictures(cell: CellResult, compared: Sequence[Comparison]) -> list[str]:
+    """The names of the cell's pictures that do not hold."""
+    wrong = {item.what.split()[-1] for item in compared if not item.verdict.holds}
+    return [image.name for image in cell.images if image.name in wrong]
+
+
+def _after(cell: CellResult) -> float | None:
+    """Seconds after which a cell was interrupted, by the clock or by hand; None for one that ended or died by itself."""
+    event = _event(cell, "interrupted")
+    if event is None or cell.status in _ENDED:
+        return None
+    after = event.data.get("after") if event.data.get("why") == "timeout" else cell.seconds
+    return float(after) if isinstance(after, (int, float)) and 0 <= after < 1e9 else 0.0
 
 
 def _event(cell: CellResult, kind: str) -> Event | None:

@@ -1,83 +1,194 @@
 """Named rules for text that may differ between two honest runs of the same code.
 
-Guarantees: a rule is applied to both texts alike, only its own matches are replaced, and the names of the rules that made a
-difference are part of the verdict: text that agrees only after them is "normalised", never "identical". Rules for times are used
-only where the code asks for the time, so that a number that merely looks like one is never waved through.
+Guarantees: a rule forgives only its groups; all around them, the number of its matches and their order are compared as they are.
+What a group holds must be of the right kind (`fits`) and, but for rates, stand for the same thing everywhere in the text: one to
+one. Text that agrees only after rules is "normalised", never "identical", and where a rule says `why` it cannot be sure, the text
+is "not replayable" instead. No rule holds once the code has spelled what the rule looks for: such text is the code's own.
+There is no rule for times, dates, chance and temporary names: they could be anything.
 Linear in the length of the text.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of a cell besides its text: marks of rules that the code has spelled; its seconds, recorded and replayed."""
+
+    spelled: frozenset[str] = frozenset()
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+
+Fits = Callable[[re.Match[str], re.Match[str], Known], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sanitiser:
-    """A rule. `source` is the source of nondeterminism (see sources.py) that the code must use for it; "" for none."""
+    """A rule. Every group of `pattern` is forgiven.
+
+    Attributes:
+        mark: what the code of the cell and of those before it must not spell.
+        why: why what differs cannot be had again; "" where it carries nothing that a reader could take for content.
+        mapped: whether a group stands for the same everywhere.
+        fits: whether the recorded and the replayed match can be of the kind that the rule is for.
+    """
 
     name: str
     pattern: re.Pattern[str]
-    put: str | Callable[[re.Match[str]], str]
-    source: str = ""
+    mark: str
+    why: str = ""
+    mapped: bool = True
+    fits: Fits = lambda _recorded, _replayed, _known: True
 
 
-_UNITS = r"(?:ns|µs|μs|us|ms|s|sec|secs|second|seconds|min|mins|minutes|h|hours)"
-_NUMBER = r"\d+(?:[.,]\d+)*(?:[eE][-+]?\d{1,3})?"
+def _here(_recorded: re.Match[str], replayed: re.Match[str], _known: Known) -> bool:
+    """Whether a library lies where this machine, or the image of a container, has its libraries."""
+    return replayed[1] in _libraries() or _SYSTEM.fullmatch(replayed[1]) is not None
+
+
+@functools.cache
+def _libraries() -> frozenset[str]:
+    paths = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return frozenset([*paths, *(str(Path(path).resolve()) for path in paths)])
+
+
+def _finished(recorded: re.Match[str], replayed: re.Match[str], known: Known) -> bool:
+    """Whether both are bars at their end whose times fit the cell's, and whose rates fit their times."""
+    for match, seconds in ((recorded, known.seconds[0]), (replayed, known.seconds[1])):
+        bar = _BAR.fullmatch(match[0])
+        if bar is None or bar["done"] != bar["all"]:
+            return False
+        done, elapsed, rate = int(bar["done"]), 0, float(bar["rate"])
+        for part in bar["elapsed"].split(":"):
+            elapsed = 60 * elapsed + int(part)
+        if bar["inverse"]:
+            rate = 1 / rate if rate else 0.0
+        if elapsed > seconds + 1 or not 0.95 * done <= rate * (elapsed + 1) or rate * elapsed > 1.05 * done:
+            return False
+    return True
+
+
+_ADDRESS = r"0x[1-9a-fA-F][0-9a-fA-F]{4,10}[08]"  # aligned, and above the pages that no object lies in
+_LIBRARY = r"(?:/[\w.+-]{1,40}){0,8}/lib(?:64)?/python3(?:\.\d{1,2})?(?:/(?:site|dist)-packages)?"
+_SYSTEM = re.compile(r"/usr(?:/local)?/lib/python3(?:\.\d{1,2})?(?:/(?:site|dist)-packages)?")
+_FILE = r"(?:/[\w.+-]{1,100}){1,16}\.py"
+_BAR = re.compile(
+    r"\| (?P<done>\d{1,9})/(?P<all>\d{1,9}) \[(?P<elapsed>\d{1,4}(?::\d\d){1,2})<00:00, {1,2}(?P<rate>\d{1,9}(?:\.\d\d)?)"
+    r"(?:it/s|(?P<inverse>s)/it)\]"
+)
 
 SANITISERS = (
-    Sanitiser(name="memory address", pattern=re.compile(r"\bat 0x[0-9A-Fa-f]{4,16}\b"), put="at 0x…"),
     Sanitiser(
-        name="kernel folder",  # `/kernel/work` within namespaces, a folder of the kernel's own elsewhere
-        pattern=re.compile(r"/kernel/work\b|(?:/[\w.+-]{1,64}){0,8}/cv-\w{8}/own/work\b"),
-        put="<work>",
+        name="memory address",
+        pattern=re.compile(
+            rf"<(?:[^<>\n]|<(?:lambda|locals|genexpr|listcomp|dictcomp|setcomp)>){{1,300}}? at ({_ADDRESS})"
+            rf"(?:[;:] [^<>\n]{{1,200}}? at ({_ADDRESS}))?(?=[>;:,])"
+            rf"|\b(?:Generator|RandomState)\(\w{{1,40}}\) at ({_ADDRESS})\b|<cparam 'P' \(({_ADDRESS})\)>|< cv2\.[\w.]{{1,60}} ({_ADDRESS})>"
+            r"|<Execution(?:Result|Info) object at ([1-9a-f][0-9a-f]{4,10}[08]),"
+        ),
+        mark=" at 0x",
     ),
-    Sanitiser(name="kernel process", pattern=re.compile(r"\bipykernel_\d{1,10}\b"), put="ipykernel_<pid>"),
     Sanitiser(
-        name="temporary path",
-        pattern=re.compile(r"(?:/[\w.+-]{1,64}){1,8}/(?:tmp|cv-)[\w]{8}\b"),
-        put="<temporary>",
+        name="file of a cell",  # its name holds the number of the kernel's process, and a hash of its code
+        pattern=re.compile(
+            r"(?<![\w.+/-])(/tmp|(?:/[\w.+-]{1,40}){0,4}/cv-\w{8}/own/tmp|/var/folders/\w{2}/\w{1,40}/T)/ipykernel_(\d{1,7})"
+            r"(?=/\d{1,10}\.py\b)"
+        ),
+        mark="ipykernel_",
+    ),
+    Sanitiser(
+        name="execution count",
+        pattern=re.compile(r"^ {0,2}Cell In\[(\d{1,6})\], line \d{1,6}\b", re.MULTILINE),
+        mark="Cell In",
     ),
     Sanitiser(
         name="library location",
-        pattern=re.compile(
-            r"(?:/[\w.+ -]{1,64}){0,16}/(?P<where>site-packages|dist-packages|lib/python3\.\d{1,2})(?P<file>(?:/[\w.+-]{1,100}){1,16})(?::\d{1,7})?"
-        ),
-        put=lambda match: f"<{'lib' if match['where'].startswith('lib') else 'site'}>{match['file']}",
+        pattern=re.compile(rf"(?<![\w.+/-])({_LIBRARY})(?={_FILE}\b)"),
+        mark="/python3",
+        fits=_here,
     ),
     Sanitiser(
-        name="duration",
+        name="progress bar",
         pattern=re.compile(
-            rf"\b{_NUMBER} ?{_UNITS}\b|\b\d{{1,3}}:\d{{2}}(?::\d{{2}})?(?:\.\d{{1,9}})?\b|{_NUMBER} ?(?:it|B|kB|MB)/s"
+            r"\| \d{1,9}/\d{1,9} \[(\d{1,4}(?::\d\d){1,2})<00:00,( {1,2}\d{1,9}(?:\.\d\d)?(?:it/s|s/it))\]"
         ),
-        put="<duration>",
-        source="time",
+        mark="it/s",
+        mapped=False,
+        fits=_finished,
     ),
     Sanitiser(
-        name="clock time",
+        name="line of a library",
         pattern=re.compile(
-            r"\b\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(?:Z|[+-]\d{2}:?\d{2})?)?|\b1[5-9]\d{8}(?:\.\d{1,9})?\b"
+            rf"/(?:(?:site|dist)-packages|lib/python3(?:\.\d{{1,2}})?){_FILE}(?::(\d{{1,6}}): \w{{1,60}}Warning: "
+            rf'|", line (\d{{1,6}}), in )'
         ),
-        put="<time>",
-        source="time",
+        mark="/python3",
+        why="another version of a library has its lines elsewhere",
+    ),
+    Sanitiser(
+        name="kernel folder",
+        pattern=re.compile(r"(?<![\w.+/-])(/kernel/work|(?:/[\w.+-]{1,64}){0,8}/cv-\w{8}/own/work)(?![\w.+-])"),
+        mark="/work",
+        why="a kernel's folder lies elsewhere",
+    ),
+    Sanitiser(
+        name="temporary name",
+        pattern=re.compile(r"(?<![\w.+/-])((?:/[\w.+-]{1,64}){0,8}/tmp[a-z0-9_]{8})(?![\w+-])"),
+        mark="/tmp",
+        why="it is drawn from the system's entropy",
+    ),
+    Sanitiser(
+        name="display id",
+        pattern=re.compile(r"<DisplayHandle display_id=([0-9a-f]{32})>"),
+        mark="<DisplayHandle",
+        why="it is drawn from the system's entropy",
     ),
 )
 
 
-def normalise(first: str, second: str, used: frozenset[str]) -> tuple[str, str, tuple[str, ...]]:
-    """Both texts after the rules, and the names of the rules whose matches were not the same in both.
+def spelled(code: str) -> frozenset[str]:
+    """The marks of rules in code."""
+    return frozenset(rule.mark for rule in SANITISERS if rule.mark in code)
 
-    `used` are the names of the sources that the code uses.
-    """
-    names = []
+
+def normalise(first: str, second: str, known: Known) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    """The recorded and the replayed text after the rules, the names of those that made a difference, and why that is not sure."""
+    names, unsure = [], []
     for rule in SANITISERS:
         if first == second:
             break
-        if rule.source and rule.source not in used:
+        if rule.mark in known.spelled:
             continue
-        found = [[match[0] for match in rule.pattern.finditer(text)] for text in (first, second)]
-        if found[0] != found[1]:
-            names.append(rule.name)
-            first, second = rule.pattern.sub(rule.put, first), rule.pattern.sub(rule.put, second)
-    return first, second, tuple(names)
+        one, other = list(rule.pattern.finditer(first)), list(rule.pattern.finditer(second))
+        pairs = [pair for a, b in zip(one, other, strict=False) for pair in zip(a.groups(), b.groups(), strict=True)]
+        if len(one) != len(other) or all(a == b for a, b in pairs):
+            continue
+        if any((a is None) != (b is None) for a, b in pairs):
+            continue
+        if not all(rule.fits(a, b, known) for a, b in zip(one, other, strict=True) if a.groups() != b.groups()):
+            continue
+        names.append(rule.name)
+        if rule.why:
+            unsure.append(f"{rule.name}: {rule.why}")
+        elif rule.mapped and not len(set(pairs)) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
+            unsure.append(f"{rule.name}: one in one text stands for two in the other")
+        first, second = _blanked(first, one), _blanked(second, other)
+    return first, second, tuple(names), tuple(unsure)
+
+
+def _blanked(text: str, matches: list[re.Match[str]]) -> str:
+    """The text with "…" for every group."""
+    parts, at = [], 0
+    for match in matches:
+        for group in range(1, (match.re.groups or 0) + 1):
+            if match[group] is not None:
+                parts += [text[at : match.start(group)], "…"]
+                at = match.end(group)
+    return "".join([*parts, text[at:]])

@@ -1,10 +1,10 @@
 """Whether the cells that a reader sees are those that the run's record gives: no seal is needed for that.
 
 The record in the metadata is what a run is loaded from; source, outputs, Markdown and pictures are what people look at. Guarantees:
-each field of each cell is compared with what this package writes for the record; an image whose file was written anew (the
-notebook was run again) counts by its pixels; a cell that is gone, doubled, moved or not the run's is named. Not found: what was changed in the record too
-(re-execution, the record's own consistency and the seal are for that). A difference in a cell that was written in another look
-than this version's (`trajectory.cells.LOOK`) is "unchecked": a change of the look is no forgery.
+each field of each cell is compared with what this package writes for the record; where the notebook was run again, an image counts by
+its pixels and text by the rules of re-execution (shown_again.py); a cell that is gone, doubled, moved or not the run's is named. Not found: what was
+changed in the record too (re-execution, the record's own consistency and the seal are for that). A difference in a cell that was written in another
+look than this version's (`trajectory.cells.LOOK`) is "unchecked": a change of the look is no forgery.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import orjson
 
 from kernel_agent.audit.content import fields_of, moved, named, place
 from kernel_agent.audit.finding import Finding, Outcome, few
+from kernel_agent.audit.shown_again import Again
 from kernel_agent.errors import ImageError
 from kernel_agent.trajectory import Trajectory, export, notebook
 from kernel_agent.trajectory.cells import KEY, LOOK, cells_since
@@ -44,9 +45,11 @@ def _found(parsed: Json, trajectory: Trajectory, max_pixels: int) -> Iterator[Fi
     order = [name for name in here if name in expected]
     for name in moved([name for name in expected if name in here], order):
         yield _finding(outcome, name, "order", "it stands at another place")
+    again = Again(trajectory)
     for name, cell in here.items():
         if name in expected:
-            yield from _differences(name, cell, expected[name], trajectory, max_pixels)
+            apart = _differences(name, cell, expected[name], trajectory, max_pixels)
+            yield from again.sift(name, apart, cell, expected[name])
         else:
             ours = isinstance(cell, dict) and KEY in (cell.get("metadata") or {})
             told = "a copy of one of the run's cells" if ours else "it is not the run's: somebody added it"

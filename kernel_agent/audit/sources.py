@@ -1,24 +1,18 @@
-"""Where a cell's results may come from besides its code and its images: time, chance, order, the machine.
+"""Where a cell's results may come from besides its code and its images: time, chance, order, the machine. Tables.
 
-Guarantees: pure, bounded, and on the side of caution: a name that occurs in the code counts as used. A source is consulted only where
+Guarantees: pure, bounded, and on the side of caution: what occurs in the code counts as used. A source is consulted only where
 a cell did not give the recorded result, so caution can turn "differs" into "not replayable" and never into "identical".
+Entries are dotted names as `flow.py` finds them: `gc.*` is all of a module, `numpy.random.seed()` a call without a seed, and the
+last word of a whole name counts too where the code does not say of what it is (`rng.now`).
 Not found: what a library does behind its own back, and names made at run time (`getattr`, `exec`).
 """
 
 from __future__ import annotations
 
-import ast
-import keyword
-import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kernel_agent.types import Json
-
-_MOST = 200_000
-"""Characters of code that are parsed; longer code is searched for words."""
-_WORD = re.compile(r"[^\W\d]\w*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +20,8 @@ class Source:
     """A source of nondeterminism that a cell's code mentions.
 
     Attributes:
-        name: "time", "random", "entropy", "hash order", "addresses", "threads", "machine" or "network".
-        words: the words of the code that show it.
+        name: one of `KINDS`.
+        words: the names in the code that show it.
         pinned: whether the audit gives it the same value again; `how` says by what, or why not.
     """
 
@@ -37,242 +31,119 @@ class Source:
     how: str
 
 
-_TIME = {
-    *("time", "timeit", "datetime", "perf_counter", "monotonic", "process_time", "time_ns", "perf_counter_ns"),
-    *("strftime", "localtime", "gmtime", "now", "today", "utcnow", "ctime", "tqdm", "prun"),
-}
-_RANDOM = {
-    *(
-        "random",
-        "randint",
-        "rand",
-        "randn",
-        "shuffle",
-        "choice",
-        "choices",
-        "permutation",
-        "uniform",
-        "normal",
-        "gauss",
+ORDER, RANDOM = "hash order", "random"
+
+
+def names(*lines: str) -> frozenset[str]:
+    """The names in lines of them."""
+    return frozenset(" ".join(lines).split())
+
+
+SEEDABLE = names(
+    "random.seed random.Random numpy.random.seed numpy.random.RandomState numpy.random.default_rng numpy.random.SeedSequence",
+    "numpy.random.PCG64 numpy.random.PCG64DXSM numpy.random.MT19937 numpy.random.Philox numpy.random.SFC64",
+)
+"""With a seed they give the same for ever; without one they draw it from the system."""
+
+KINDS: Mapping[str, tuple[str, str]] = {
+    "time": (
+        "clocks go on",
+        "time.* timeit.* tqdm.* logging.* datetime.datetime.now datetime.datetime.today datetime.datetime.utcnow"
+        " datetime.date.today numpy.datetime64 time.time time.time_ns time.perf_counter time.perf_counter_ns time.monotonic"
+        " time.monotonic_ns time.process_time time.process_time_ns time.thread_time time.strftime time.localtime time.gmtime"
+        " time.ctime time.asctime time.clock_gettime timeit.timeit magic.prun tqdm.tqdm tqdm.trange cv2.getTickCount"
+        " cv2.TickMeter os.times pandas.Timestamp email.utils.formatdate",
     ),
-    *("randrange", "sample", "RandomState", "randu"),
-}
-_ENTROPY = {"urandom", "getrandom", "secrets", "uuid", "uuid1", "uuid4", "SystemRandom", "default_rng", "SeedSequence"}
-_ENTROPY |= {"token_hex", "token_bytes", "mkdtemp", "mkstemp", "tempfile", "NamedTemporaryFile", "TemporaryDirectory"}
-_SEEDABLE = {"default_rng", "SeedSequence"}  # with a seed they give the same for ever
-_ORDER = {"set", "frozenset"}
-_ADDRESSES = {"hash", "id", "addressof"}
-_THREADS = {
-    *("Thread", "ThreadPoolExecutor", "ProcessPoolExecutor", "Pool", "Process", "Timer"),
-    *("Popen", "fork", "system", "check_output", "getoutput", "gather", "create_task", "setNumThreads"),
-}
-_MACHINE = {
-    *("environ", "getenv", "getpid", "getppid", "platform", "cpu_count", "hostname", "gethostname", "psutil"),
-    *(
-        "listdir",
-        "glob",
-        "rglob",
-        "iterdir",
-        "scandir",
-        "walk",
-        "stat",
-        "getmtime",
-        "getsize",
-        "__version__",
-        "version",
+    RANDOM: ("", "random.* numpy.random.*"),
+    "entropy": (
+        "the system's entropy cannot be had again",
+        "os.urandom os.getrandom random.SystemRandom secrets.* uuid.* tempfile.* secrets.token_hex secrets.token_bytes"
+        " secrets.token_urlsafe secrets.randbelow uuid.uuid1 uuid.uuid4 tempfile.mkdtemp tempfile.mkstemp"
+        " tempfile.NamedTemporaryFile tempfile.TemporaryDirectory ssl.* /dev/random /dev/urandom "
+        + " ".join(f"{name}()" for name in SEEDABLE),
     ),
-    *(
-        "resource",
-        "sys",
-        "gc",
-        "tracemalloc",
-        "memory_info",
-        "disk_usage",
-        "getBuildInformation",
-        "getcwd",
-        "expanduser",
+    ORDER: ("what hashes by its address comes in another order", "set frozenset weakref.WeakSet"),
+    "addresses": (
+        "an object lies at another address",
+        "id hash vars globals locals unittest.mock.* ctypes.* object.__hash__ numpy.ndarray.ctypes numpy.ndarray.__array_interface__ magic.whos",
     ),
-}
-_NETWORK = {"urlopen", "urlretrieve", "getaddrinfo", "create_connection"}
-_PURE = {
-    *(
-        "rotate",
-        "crop",
-        "resize",
-        "transpose",
-        "convert",
-        "show",
-        "getpixel",
-        "filter",
-        "copy",
-        "save",
-        "point",
-        "split",
+    "collector": ("garbage is collected when there is enough of it", "__del__ gc.* weakref.*"),
+    "threads": (
+        "the order of threads and processes is the scheduler's",
+        "threading.* multiprocessing.* concurrent.* subprocess.* asyncio.* signal.* _thread.* queue.* sched.* joblib.*"
+        " subprocess.Popen subprocess.check_output os.fork os.system os.popen os.spawnv magic.system magic.getoutput"
+        " magic.sx magic.bash magic.sh magic.script threading.Thread asyncio.gather asyncio.create_task cv2.setNumThreads",
     ),
-    *("getbbox", "histogram", "reduce", "format", "join"),
-}
-_MODULES = {
-    *("np", "numpy", "plt", "matplotlib", "cv2", "math", "PIL", "os", "sys", "time", "random", "re", "json", "pd"),
-    *(
-        "Image",
-        "ImageDraw",
-        "ImageOps",
-        "ImageFilter",
-        "ImageEnhance",
-        "ImageChops",
-        "ImageStat",
-        "ImageFont",
-        "logging",
+    "machine": (
+        "it tells of the machine, its files or versions",
+        "resource.* platform.* psutil.* socket.* tracemalloc.* sys.* sysconfig.* site.* glob.* pwd.* grp.* getpass.* locale.*"
+        " inspect.* importlib.* pkgutil.* dis.* shutil.disk_usage shutil.which os.environ os.getenv os.getpid os.getppid os.uname"
+        " os.cpu_count os.sched_getaffinity os.getloadavg os.getcwd os.listdir os.scandir os.walk os.stat os.statvfs os.getuid"
+        " os.path.getmtime os.path.getctime os.path.getatime os.path.getsize os.path.abspath os.path.realpath"
+        " os.path.expanduser pathlib.Path.cwd pathlib.Path.home pathlib.Path.resolve pathlib.Path.absolute"
+        " pathlib.Path.iterdir pathlib.Path.glob pathlib.Path.rglob pathlib.Path.stat glob.glob gc.get_count gc.get_stats"
+        " resource.getrusage sys.getrefcount sys.getsizeof psutil.memory_info socket.gethostname"
+        " cv2.getBuildInformation cv2.getNumThreads numpy.show_config module.__version__ module.__file__ /proc /sys /etc",
+    ),
+    "network": (
+        "no network in a kernel",
+        "urllib.request.* requests.* http.* urllib.request.urlopen urllib.request.urlretrieve socket.create_connection"
+        " socket.getaddrinfo",
     ),
 }
-_PLAIN = {
-    *keyword.kwlist,
-    *(
-        "print",
-        "len",
-        "range",
-        "int",
-        "str",
-        "float",
-        "list",
-        "dict",
-        "tuple",
-        "set",
-        "min",
-        "max",
-        "sum",
-        "abs",
-        "round",
-    ),
-    *(
-        "sorted",
-        "enumerate",
-        "zip",
-        "isinstance",
-        "display",
-        "type",
-        "bool",
-        "repr",
-        "format",
-        "reversed",
-        "any",
-        "all",
-    ),
-    *("map", "filter", "Exception", "BaseException", "KeyboardInterrupt", "ValueError", "f", "e", "_"),
-}
+"""Name -> why it cannot be had again, and the names in code that show it."""
+
+_NONE = names(
+    "time.sleep time.strptime time.mktime time.struct_time sys.stdout sys.stderr sys.stdin sys.exit sys.maxsize sys.float_info",
+    "sys.setrecursionlimit importlib.reload logging.getLogger importlib.import_module inspect.getsource",
+)
+"""Of those modules, what draws on nothing."""
+
+ENDS = names("os._exit os.abort os.kill os.killpg signal.raise_signal")
+"""What ends the kernel itself."""
+FINALISERS = names("__del__ weakref.finalize")
+"""What runs when garbage is collected, in whatever cell that is."""
+
+_BY_NAME: dict[str, list[str]] = {}
+_BY_LAST: dict[str, list[str]] = {}
+for _kind, (_, _names) in KINDS.items():
+    for _name in _names.split():
+        _BY_NAME.setdefault(_name, []).append(_kind)
+        if "." in _name and not _name.endswith("*"):
+            _BY_LAST.setdefault(_name.rpartition(".")[2], []).append(_kind)
 
 
-def words_of(code: str) -> frozenset[str]:
-    """The names that occur in code: variables, attributes, imports. For what is no plain Python, all its words."""
-    tree = _parse(code)
-    return frozenset(_WORD.findall(code) if tree is None else _names(tree))
+def is_named(name: str) -> bool:
+    """Whether a dotted name is one of the tables' own, not only of a module that is."""
+    return name in _BY_NAME
 
 
-def drawn_on(code: str) -> frozenset[str]:
-    """The names that code calls or reads, without those of modules alone: `import time; time.sleep(1)` asks for no time."""
-    tree = _parse(code)
-    if tree is None:
-        return frozenset(_WORD.findall(code))
-    modules = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    seeded = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and (node.args or node.keywords)}
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and id(node) not in modules:
-            found |= _unseeded(node, node.id, seeded)
-        elif isinstance(node, ast.Attribute):
-            found |= _unseeded(node, node.attr, seeded)
-        elif isinstance(node, ast.ImportFrom):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, (ast.Set, ast.SetComp)):
-            found.add("set")
-    return frozenset(found)
+def kinds_of(use: str) -> Iterator[str]:
+    """The kinds of source that a dotted name shows."""
+    parts = use.split(".")
+    heads = [".".join(parts[:count]) for count in range(1, min(len(parts), 8))]
+    if not _NONE.isdisjoint([*heads, use]):
+        return
+    yield from _BY_NAME.get(use, ())
+    if use.startswith("?."):
+        yield from _BY_LAST.get(use[2:], ())
+    for head in heads:
+        yield from _BY_NAME.get(f"{head}.*", ())
 
 
-def _unseeded(node: ast.AST, name: str, seeded: set[int]) -> set[str]:
-    return set() if name in _SEEDABLE and id(node) in seeded else {name}
-
-
-def _parse(code: str) -> ast.AST | None:
-    """None for a magic, a shell line, what does not parse or is too long."""
-    if len(code) > _MOST:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in the model's code
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _names(tree: ast.AST) -> Iterable[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            yield node.id
-        elif isinstance(node, ast.Attribute):
-            yield node.attr
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            for alias in node.names:
-                yield from alias.name.split(".")
-                if alias.asname:
-                    yield alias.asname
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield node.name
-
-
-def written(code: str) -> frozenset[str]:
-    """The names that code may leave with another value: assigned, defined, or told to change themselves; no module."""
-    tree = _parse(code)
-    if tree is None:
-        return shared(words_of(code))
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.add(node.name)
-        elif isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
-            found |= _root(node)
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            function = node.value.func
-            if isinstance(function, ast.Attribute) and function.attr not in _PURE:
-                found |= _root(function)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
-            found.add("open")  # a file that a later cell opens
-    return frozenset(found - _MODULES - _PLAIN)
-
-
-def _root(node: ast.AST) -> set[str]:
-    """The variable an attribute or item belongs to."""
-    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return {node.id} if isinstance(node, ast.Name) else set()
-
-
-def shared(words: frozenset[str]) -> frozenset[str]:
-    """Those that two cells may hand something over by: neither keywords nor the plainest built-ins."""
-    return words - _PLAIN
-
-
-def sources(words: frozenset[str], header: Mapping[str, Json]) -> tuple[Source, ...]:
-    """The sources that code which draws on these words uses. `header` is the trajectory's: it says what was pinned."""
-    seeded = isinstance(header.get("kernel_seed"), int)
-    random = (
-        "random and numpy.random start from the recorded seed"
-        if seeded
-        else "the run was recorded without a seed of the kernel"
-    )
-    kinds = (
-        ("time", _TIME, False, "clocks go on"),
-        ("random", _RANDOM, seeded, random),
-        ("entropy", _ENTROPY, False, "the system's entropy cannot be had again"),
-        ("hash order", _ORDER, True, "PYTHONHASHSEED is 0 in every kernel unless the user sets it"),
-        ("addresses", _ADDRESSES, False, "an object lies at another address"),
-        ("threads", _THREADS, False, "the order of threads and processes is the scheduler's"),
-        ("machine", _MACHINE, False, "it tells of the machine, its files or versions"),
-        ("network", _NETWORK, False, "no network in a kernel"),
-    )
+def sources(uses: Iterable[str], header: Mapping[str, Json]) -> tuple[Source, ...]:
+    """The sources behind these names. `header` is the trajectory's: it says what was pinned."""
+    hits: dict[str, set[str]] = {}
+    for use in uses:
+        for kind in kinds_of(use):
+            hits.setdefault(kind, set()).add(use.removeprefix("?.").removesuffix(".?"))
     found = []
-    for name, known, pinned, how in kinds:
-        if hit := words & known:
-            found.append(Source(name=name, words=tuple(sorted(hit)[:8]), pinned=pinned, how=how))
+    for kind, (why, _) in KINDS.items():
+        if kind in hits:
+            pinned, how = False, why
+            if kind == RANDOM:
+                pinned = isinstance(header.get("kernel_seed"), int)
+                how = "random and numpy.random start from the recorded seed"
+                how = how if pinned else "random and numpy.random started from a seed that was not recorded"
+            found.append(Source(name=kind, words=tuple(sorted(hits[kind])[:8]), pinned=pinned, how=how))
     return tuple(found)

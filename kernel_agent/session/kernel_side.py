@@ -32,7 +32,7 @@ MIME_NOTE = "application/vnd.codevision.note+json"
 MIME_PICTURE = "application/vnd.codevision.picture"
 """In this process only: a `Picture` on its way to the kernel's session, which puts its pixels into a message's buffers."""
 
-_IMPORTS = {
+IMPORTS = {
     "PIL": "PIL",
     **{name: f"PIL.{name}" for name in ("Image", "ImageChops", "ImageColor", "ImageDraw", "ImageEnhance")},
     **{name: f"PIL.{name}" for name in ("ImageFilter", "ImageFont", "ImageOps", "ImageStat")},
@@ -126,10 +126,10 @@ class Kernel:
             return
         self.bind()
         namespace = self.shell.user_ns
-        for word in set(_WORD.findall(info.raw_cell or "")) & _IMPORTS.keys():
+        for word in set(_WORD.findall(info.raw_cell or "")) & IMPORTS.keys():
             if word not in namespace:
                 try:
-                    namespace[word] = importlib.import_module(_IMPORTS[word])
+                    namespace[word] = importlib.import_module(IMPORTS[word])
                 except ImportError:
                     continue
         self.refused = self.cancelled = 0

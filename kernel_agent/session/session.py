@@ -115,6 +115,7 @@ class Session:
         self.events: list[Event] = []
         self._allow_http = allow_http
         self._pil: dict[int, Image.Image] = {}
+        self.image_bytes = image_bytes
         self._shown = ShownImages(
             names=names, encoding=encoding, bounds=self.bounds, max_pixels=max_pixels, image_bytes=image_bytes
         )

@@ -27,13 +27,14 @@ async def record(
     cell_seconds: float = 30.0,
     jpeg: bool = False,
     pool: KernelPool | None = None,
+    images: int = 32,
 ) -> Trajectory:
     """An honest run of these cells."""
     replies = [f"I look.\n```python\n{code}\n```" for code in codes]
     agent = Agent(
         ScriptedModel([*replies, "The answer is 7."]),
         protocol="fenced",
-        budget=Budget(steps=len(codes) + 1, cell_seconds=cell_seconds),
+        budget=Budget(steps=len(codes) + 1, cell_seconds=cell_seconds, images=images),
         encoding=ImageEncoding(notebook="jpeg" if jpeg else "png"),
         pool=pool,
     )

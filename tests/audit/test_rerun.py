@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from forging import forge, record, with_image
+from forging import event, forge, record, with_image
 from PIL import Image
 
 from kernel_agent import KernelOptions, KernelPool
@@ -110,7 +110,7 @@ async def test_without_a_recorded_seed_chance_cannot_be_checked(picture: Image.I
     report = await audit(old, pool=pool)
     assert report.exit_code == 2
     assert [finding.outcome for finding in report.findings] == [Outcome.UNCHECKED]
-    assert "the run was recorded without a seed of the kernel" in report.findings[0].message
+    assert "started from a seed that was not recorded" in report.findings[0].message
 
 
 async def test_what_cannot_be_pinned_is_named_and_no_excuse_for_the_rest(
@@ -155,6 +155,16 @@ async def test_interrupts_and_dead_kernels_are_gone_through_again(picture: Image
     lied = forge(run, 4, lambda cell: replace(cell, outputs=(StreamOutput(name="stdout", text="6\n"),)))
     report = await audit(lied, pool=pool)
     assert (report.exit_code, report.findings[-1].cell) == (1, "step 5")  # it shares no name with the interrupted one
+
+
+async def test_a_cell_that_a_person_stopped_is_stopped_after_the_time_it_took(
+    picture: Image.Image, pool: KernelPool
+) -> None:
+    run = await record(["n = 0\nwhile True:\n    n += 1"], picture, cell_seconds=0.7, pool=pool)
+    by_hand = (event("interrupted", why="cancelled", after=30.0),)
+    (cell,) = (await rerun(forge(run, 0, lambda cell: replace(cell, events=by_hand)), pool=pool)).cells
+    assert cell.verdict is not Verdict.DIFFERS
+    assert cell.seconds[1] < 10
 
 
 async def test_lossy_images_are_compared_by_exact_hash_and_through_the_same_encoder(
