@@ -12,7 +12,7 @@ from PIL import Image
 
 from kernel_agent import Budget, KernelOptions, Session, Status
 from kernel_agent.errors import ImageError, KernelError
-from kernel_agent.types import CellResult, ErrorOutput, ImageOutput, Names, StreamOutput, TextOutput
+from kernel_agent.types import CellResult, ErrorOutput, ImageOutput, Isolation, Names, StreamOutput, TextOutput
 
 
 @pytest.fixture(scope="module")
@@ -330,3 +330,11 @@ def test_styles_that_pass_files(picture: Image.Image) -> None:
         )
         assert [image.size for image in cell.images] == [(30, 20)]
         assert text(session.run("Image.open('image_1.png').size")) == "(30, 20)"
+
+
+@pytest.mark.parametrize("fork", [True, False])
+@pytest.mark.parametrize("level", ["strong", "medium"])
+def test_a_cell_writes_files_in_its_working_folder(level: str, fork: bool) -> None:
+    with Session(kernel=KernelOptions(isolation=Isolation(level), fork=fork)) as session:
+        assert text(session.run("with open('note.txt', 'w') as file:\n    print(file.write('abc'))")) == "3\n"
+        assert text(session.run("print(open('note.txt').read())")) == "abc\n"

@@ -62,7 +62,8 @@ def prepare(
             os.chown(connection_file, 0, user)
             connection_file.chmod(0o640)
         if level is Isolation.MEDIUM:
-            os.chown(inner, user, user)
+            for own in (inner, *inner.iterdir()):  # the folder is new: what is in it was put there by its maker
+                os.chown(own, user, user, follow_symlinks=False)
             inner.chmod(0o700)
     paths, links = readable(extra_readable)
     return Plan(
