@@ -75,7 +75,9 @@ def sign(
 ) -> None:
     """Sign a saved run with a key, or through Sigstore."""
     from kernel_agent.audit.seal import sign_file
+    from kernel_agent.audit.signing import replaced
     from kernel_agent.errors import CodeVisionError
+    from kernel_agent.session.outputs import clean_text
 
     given = {
         name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
@@ -84,6 +86,8 @@ def sign(
     if wrong:
         told = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
         raise typer.BadParameter(f"{told} {'is not for' if sigstore else 'needs'} --sigstore.")
+    if why := replaced(notebook):
+        print(clean_text(f"{notebook}: {why}. The new signature replaces those that it had."), file=sys.stderr)
     try:
         if sigstore:
             named = _log_in(

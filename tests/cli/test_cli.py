@@ -152,6 +152,10 @@ def test_a_key_that_cannot_be_used_and_a_broken_seal_are_told_and_stop_nothing(
     assert (done.returncode, sealed("e.ipynb")) == (1, False)
     assert "e.ipynb is not signed: its seal did not hold before: run, codevision.header.kernel_seed" in done.stderr
     assert Trajectory.load(tmp_path / "e.ipynb").answer == "AB12"
+    done = codevision("sign", "a.ipynb", cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path / "conf"))
+    assert "did not hold before: run, codevision.header.kernel_seed. The new signature replaces" in done.stderr
+    again = codevision("sign", "a.ipynb", cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path / "conf"))
+    assert (done.returncode, again.returncode, again.stderr) == (0, 0, "")
 
 
 def test_counterfactuals_of_a_model_that_does_not_look(serve: Any, picture_file: Path, tmp_path: Path) -> None:
