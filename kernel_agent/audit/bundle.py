@@ -69,6 +69,8 @@ def write_bundle(source: Path, target: Path, *, force: bool = False) -> list[str
     run = Trajectory.load(source)
     if target.exists() and not force:
         raise StorageError(f"{target} exists: choose another name or add --force (force=True)")
+    if not target.parent.is_dir():
+        raise StorageError(f"{target}: there is no folder {target.parent}: make it, or write to another place")
     held = {NOTEBOOK: read_file(source), **members(run)}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as bundle:

@@ -38,7 +38,7 @@ def diff_runs(first: Path, second: Path, *, max_pixels: int = 100_000_000) -> Di
         from nbdime.diffing.notebooks import diff_notebooks
         from nbdime.prettyprint import PrettyPrintConfig, pretty_print_diff
     except ImportError as error:
-        raise InputError("codevision diff needs nbdime: pip install kernel-agent[diff]") from error
+        raise InputError("codevision diff needs nbdime: pip install 'kernel-agent[diff]'") from error
     parsed = [notebook.parse(read_bytes(path), path.name) for path in (first, second)]
     runs = [Trajectory(notebook.read(one, path.name)) for one, path in zip(parsed, (first, second), strict=True)]
     out = io.StringIO()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from kernel_agent.audit.finding import Finding, Outcome
+from kernel_agent.audit.finding import Finding, Outcome, Report
 from kernel_agent.audit.model import attributes, model_of
 from kernel_agent.audit.verdicts import excerpt
 from kernel_agent.errors import ModelError
@@ -139,6 +139,14 @@ async def replay(trajectory: Trajectory, model: Model) -> list[Finding]:
     return found
 
 
+def told_again(report: Report) -> str:
+    """What came of asking a model again, in a line; "" where none was asked."""
+    if not report.asked_again:
+        return ""
+    found = sum(item.check == CHECK for item in report.findings)
+    return f"not all as recorded: findings: {found}" if found else "it writes all as recorded"
+
+
 def other_prompt(recorded: Completion, again: Completion) -> str | None:
     """How the same request became another prompt: that is not the sampling's doing. None where it did not, or one is not told."""
     old, new = recorded.prompt, again.prompt
@@ -164,10 +172,11 @@ def divergence(recorded: Completion, again: Completion) -> str | None:
             return f"it writes the same text in other tokens, from token {_first(were, are) + 1} of {len(were)} on"
         return None
     at = _first(old, new)
-    tokens = f"token {_first(were, are) + 1} of {len(were)}, " if both else ""
+    tokens = f"token {_first(were, are) + 1} of {len(were)}, " if both and were != are else ""
+    though = ", though its tokens are the recorded ones" if both and were == are else ""
     start = max(0, at - _AROUND)
     return (
-        f"it writes something else from {tokens}character {at + 1} on:"
+        f"it writes something else from {tokens}character {at + 1} on{though}:"
         f" {excerpt(old[start : at + _AROUND])!r} then, {excerpt(new[start : at + _AROUND])!r} now"
     )
 

@@ -75,6 +75,7 @@ class Report:
         recorded: what the run says it was made with: interpreter, platform, isolation.
         rerun: the verdicts of the cells; None where nothing was run again.
         code: whether cells were to be run again at all.
+        asked_again: whether a model was asked the recorded requests again.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Report:
     recorded: Mapping[str, str] = field(default_factory=dict)
     rerun: Rerun | None = None
     code: bool = True
+    asked_again: bool = False
     seconds: float = 0.0
 
     @property
@@ -117,6 +119,7 @@ class Report:
             "outcome": str(self.outcome),
             "exit_code": self.exit_code,
             "code": self.code,
+            "asked_again": self.asked_again,
             "findings": [finding.as_json() for finding in self.findings],
             "seal": None if self.seal is None else self.seal.as_json(),
             "model": dict(self.model),
@@ -155,6 +158,8 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
 def sealed(report: Report) -> str:
     """Who signed what, and what that is worth, in a line."""
     seal = report.seal
+    if seal is None and not report.run_id:
+        return "No signature was read."
     if seal is None:
         return "Not signed: whoever has had the file may have written it anew."
     told = [f"Signed by {', '.join(seal.signers)}, by their word on {_date(seal.signed)}"] if seal.signers else []

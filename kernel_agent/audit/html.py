@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from kernel_agent.audit.exchanges import told_again
 from kernel_agent.audit.finding import Outcome, Report, sealed
 from kernel_agent.audit.model import lines
 from kernel_agent.audit.said import HIDDEN
@@ -89,6 +90,8 @@ def _head(report: Report) -> str:
     if report.recorded:
         rows.append(("Recorded in", ", ".join(f"{name} {value}" for name, value in report.recorded.items())))
     rows += [] if not report.model else lines(report.model)
+    if again := told_again(report):
+        rows.append(("Asked again", again))
     if report.people:
         rows.append(("Decisions of people", "; ".join(map(_decision, report.people[:_CELLS]))))
     if rerun is not None:

@@ -44,7 +44,8 @@ def make_key(path: Path) -> None:
 
 def load_signer(path: Path) -> CryptoSigner:
     """The signer in a file: PEM (PKCS#8) or OpenSSH, without a passphrase. InputError otherwise."""
-    data = _read(path)  # before the imports, which take longer
+    # before the imports, which take longer
+    data = _read(path, "give the file of a private key; codevision sign makes yours")
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -53,10 +54,11 @@ def load_signer(path: Path) -> CryptoSigner:
     load = serialization.load_ssh_private_key if b"OPENSSH" in data[:60] else serialization.load_pem_private_key
     try:
         key = load(data, None)
-    except (TypeError, ValueError, UnsupportedAlgorithm) as error:  # TypeError: it needs a passphrase
-        raise InputError(
-            f"{path} holds no private key that can be used ({error}): make one with codevision sign"
-        ) from None
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        locked = isinstance(error, TypeError)
+        what = "it has a passphrase" if locked else "it is no whole one in PEM or OpenSSH form"
+        remedy = "give another, or move it away: codevision sign makes a new one where you have none"
+        raise InputError(f"{path} holds no private key that can be used: {what}: {remedy}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{path} holds a key of another kind: Ed25519 is needed (ssh-keygen -t ed25519)")
     name = key.public_key().public_bytes_raw().hex()
@@ -80,7 +82,7 @@ def pinned(given: str) -> str:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    data = _read(Path(given))
+    data = _read(Path(given), "give 64 hexadecimal digits, or the file of a public key (PEM or .pub)")
     load = (
         serialization.load_pem_public_key
         if data.startswith(b"-----BEGIN PUBLIC")
@@ -88,18 +90,17 @@ def pinned(given: str) -> str:
     )
     try:
         key = load(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise InputError(
-            f"{given} holds no public key ({error}): give 64 hexadecimal digits, or a PEM or .pub file"
-        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        remedy = "give 64 hexadecimal digits (codevision sign prints them), or a PEM or .pub file"
+        raise InputError(f"{given} holds no public key: {remedy}") from None
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(f"{given} holds a key of another kind: Ed25519 is needed")
     return key.public_bytes_raw().hex()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, remedy: str) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(100_000)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}: give the file of a key") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}: {remedy}") from error

@@ -17,7 +17,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,12 +64,12 @@ class Seal:
     signers: tuple[str, ...]
     broken: tuple[str, ...]
     names: tuple[str, ...]
-    digests: Mapping[str, str]
-    fields: Mapping[str, Mapping[str, str]]
+    digests: Mapping[str, str] = field(repr=False)
+    fields: Mapping[str, Mapping[str, str]] = field(repr=False)
     head: str
     signed: float
-    payload: str
-    bundles: tuple[Json, ...] = ()
+    payload: str = field(repr=False)
+    bundles: tuple[Json, ...] = field(default=(), repr=False)
     identified: tuple[Identified, ...] = ()
 
     def as_json(self) -> dict[str, Json]:
@@ -306,13 +306,13 @@ def _compare_part(part: Part, seal: Seal) -> Iterable[Finding]:
         return
     if whole:
         return
-    for field in sorted({*sealed, *part.fields}):
-        old, new = sealed.get(field), part.fields.get(field)
+    for name in sorted({*sealed, *part.fields}):
+        old, new = sealed.get(name), part.fields.get(name)
         if old != new:
             message = (
                 "it was put in" if old is None else "it was taken out" if new is None else f"it was {old}, now {new}"
             )
-            yield _finding(where, field, message)
+            yield _finding(where, name, message)
 
 
 def _finding(cell: str, field: str, message: str) -> Finding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,11 +50,7 @@ class OwnSigner:
         except (OSError, TrajectoryError):  # nothing of it is taken over
             ours = {}
         if SEAL in ours:
-            try:
-                first = next(iter(check_seal(parsed)[1]), None)
-            except _PROBLEMS as error:
-                return f"its seal cannot be read: {error}"[:300]
-            return f"its seal did not hold before: {first.cell}, {first.field}" if first else ""
+            return _broken(parsed)
         return "its seal did not hold once" if any(event.kind == SEAL_BROKEN for event in run.events) else ""
 
     def sign(self, run: Trajectory, path: Path) -> str:
@@ -67,6 +64,24 @@ class OwnSigner:
         except _PROBLEMS as error:
             return str(error) or type(error).__name__
         return ""
+
+
+def replaced(path: Path) -> str:
+    """Why signing this notebook replaces its seal, and adds nothing to it; "" where it has none, or a whole one."""
+    try:
+        parsed = notebook.parse(path.read_bytes(), path.name)
+        return _broken(parsed, (Outcome.FAILS,)) if SEAL in parsed["metadata"][KEY] else ""
+    except (OSError, TrajectoryError):  # who signs it says so
+        return ""
+
+
+def _broken(parsed: Json, counts: Collection[Outcome] = tuple(Outcome)) -> str:
+    """What in a notebook is not as its seal has it; "" where all of it is."""
+    try:
+        first = next((finding for finding in check_seal(parsed)[1] if finding.outcome in counts), None)
+    except _PROBLEMS as error:
+        return f"its seal cannot be read: {error}"[:300]
+    return f"its seal did not hold before: {first.cell}, {first.field}" if first else ""
 
 
 def _changed(run: Trajectory, parsed: Json, data: bytes, name: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from kernel_agent.cli.options import Isolation, Memory, Unsafe, api_key, kernel_options
-from kernel_agent.cli.terminal import plain
+from kernel_agent.cli.terminal import in_a_folder, plain
 
 if TYPE_CHECKING:
     from kernel_agent.audit.batch import Batch
@@ -111,6 +111,7 @@ def audit(
             head=head.lower(),
             trust=trust_of(staging=staging, config=trust_config, refresh=refresh_trust),
         )
+        in_a_folder(html)
         if target.is_dir():
             if html is not None or replay_model:
                 raise typer.BadParameter(
@@ -158,7 +159,7 @@ def _file(
             raise InputError("--replay-model: name the model with --model, or its server with --base-url")
         live = recorded_model(trajectory, *asked, api_key=api_key())
         again = run_blocking(replay(trajectory, live))
-        report = replace(report, findings=(*report.findings, *again))
+        report = replace(report, findings=(*report.findings, *again), asked_again=True)
     if page is not None:
         from kernel_agent.audit.html import to_html
 
@@ -174,6 +175,7 @@ def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from kernel_agent.audit.exchanges import told_again
     from kernel_agent.audit.finding import sealed
     from kernel_agent.audit.model import lines
 
@@ -195,6 +197,8 @@ def _show(report: Report) -> None:
             console.print(f"Environment: {_safe(name)} was {_safe(then)}, here {_safe(now)}", highlight=False)
     for name, told in lines(report.model) if report.model else ():
         console.print(f"{name}: {_safe(told)}", highlight=False)
+    if again := told_again(report):
+        console.print(f"Asked again: {again}", highlight=False)
     console.print(_safe(sealed(report)), highlight=False)
     for finding in report.findings:
         mark = f"[{colours[finding.outcome]}]{finding.outcome}[/]"

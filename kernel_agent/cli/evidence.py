@@ -9,11 +9,27 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from kernel_agent.audit.keys import KEY_VARIABLE
+from kernel_agent.cli.terminal import in_a_folder
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
     from kernel_agent.audit.sigstore_sign import SigstoreSigner
+
+SIGN_HELP = """Sign a saved run: any later change of it is found and named by codevision audit.
+
+[bold]Examples[/bold]
+
+  codevision sign run.ipynb
+
+  codevision sign run.ipynb --sigstore
+
+The 64 digits after "signer" are your public key: give them to others by another way than the run, for audit --require-signer. \
+Without them a signature says little, because whoever changes a run can sign it again with a key of their own.
+
+With --sigstore there is no key to keep or to give: others audit with your e-mail address and who vouches for it \
+(--cert-identity, --cert-oidc-issuer), and a public log tells the time. The log names you for ever.
+"""
 
 
 def sign(
@@ -57,14 +73,11 @@ def sign(
         bool, typer.Option("--yes", "-y", help="Log in without being asked whether you may be named.")
     ] = False,
 ) -> None:
-    """Sign a saved run: any later change of it is found and named by codevision audit.
-
-    Whoever has a key can sign any file with it, a changed one too: give others your public key on another way, and let them
-    audit with --require-signer. With --sigstore there is no key to keep or to give: others audit with your e-mail address and who
-    vouches for it (--cert-identity, --cert-oidc-issuer), and a public log tells the time. The log names you for ever.
-    """
+    """Sign a saved run with a key, or through Sigstore."""
     from kernel_agent.audit.seal import sign_file
+    from kernel_agent.audit.signing import replaced
     from kernel_agent.errors import CodeVisionError
+    from kernel_agent.session.outputs import clean_text
 
     given = {
         name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
@@ -73,6 +86,8 @@ def sign(
     if wrong:
         told = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
         raise typer.BadParameter(f"{told} {'is not for' if sigstore else 'needs'} --sigstore.")
+    if why := replaced(notebook):
+        print(clean_text(f"{notebook}: {why}. The new signature replaces those that it had."), file=sys.stderr)
     try:
         if sigstore:
             named = _log_in(
@@ -161,6 +176,7 @@ def diff(
     from kernel_agent.session.outputs import clean_text
 
     try:
+        in_a_folder(html)
         found = diff_runs(first, second)
         if html is not None:
             from kernel_agent.audit.html import diff_page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import typer
 
@@ -37,6 +38,14 @@ def resumable() -> Iterator[None]:
     """`named` and `interrupted`, of work that the same command takes up again; what is not installed has a name too."""
     with interrupted(" The same command goes on where it was."), named(ImportError):
         yield
+
+
+def in_a_folder(path: Path | None) -> None:
+    """InputError where there is no folder for a file that is to be written when the work is done."""
+    from kernel_agent.errors import InputError
+
+    if path is not None and not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}: make it, or write to another place")
 
 
 def plain(text: str) -> str:

@@ -74,6 +74,8 @@ def parse(data: bytes, name: str, most: int = MAX_VALUES) -> Json:
     try:
         notebook = read_json(data, name, most)
     except orjson.JSONDecodeError as error:
+        if data.startswith(b"PK\x03\x04"):
+            raise TrajectoryError(f"{name} is a zip file, no notebook: where it is a bundle, unzip it first") from error
         beside = Path(name).with_suffix(".codevision").name
         raise TrajectoryError(
             f"{name} is no whole notebook ({error}; {len(data)} bytes). If the run crashed and {beside} lies beside it:"

@@ -23,6 +23,7 @@ from kernel_agent.audit.finding import Report
 from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.blocking import run_blocking
 from kernel_agent.cli import app
+from kernel_agent.errors import StorageError, TrajectoryError
 from kernel_agent.trajectory import Trajectory
 from tests.trajectory.making import random_run
 
@@ -75,7 +76,11 @@ def test_a_bundle_is_audited_like_its_notebook_and_never_unpacked(notebook: Path
 
 def test_a_bundle_is_a_process_run_crate(notebook: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.zip"
+    with pytest.raises(StorageError, match="there is no folder"):
+        write_bundle(notebook, tmp_path / "none" / "run.zip")
     names = write_bundle(notebook, path)
+    with pytest.raises(TrajectoryError, match="is a zip file, no notebook: where it is a bundle, unzip it first"):
+        Trajectory.load(path)
     with zipfile.ZipFile(path) as bundle:
         crate = json.loads(bundle.read("ro-crate-metadata.json"))
         data = bundle.read("images/image_1.png")

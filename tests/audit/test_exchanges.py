@@ -90,6 +90,9 @@ def test_tokens_are_compared_by_their_ids_where_both_tell_them() -> None:
         divergence(said("abc", "1 2 3"), said("abc", "1 23")) or ""
     )
     assert divergence(said("abc", "1 2 3"), said("abc", "")) is None  # one does not tell
+    forged = divergence(said("axc", "1 2 3"), said("abc", "1 2 3")) or ""
+    assert "from character 2 on, though its tokens are the recorded ones" in forged
+    assert "from character 2 on:" in (divergence(said("axc", "1 2 3"), said("abc", "")) or "")
 
 
 def test_another_prompt_is_told_before_sampling_is_blamed() -> None:
@@ -189,7 +192,8 @@ def test_the_command_asks_no_server_that_only_the_file_names(picture: Image.Imag
     path = tmp_path / "run.ipynb"
     _run(picture, path)
     done = CliRunner().invoke(app, ["audit", str(path), "--no-code", "--json"])
-    assert len(json.loads(done.stdout)["exchanges"]) == 3
+    told = json.loads(done.stdout)
+    assert (len(told["exchanges"]), told["asked_again"]) == (3, False)
     run = Trajectory.load(path)
     header = {**run.header, "model": {"kind": "openai", "model": "x", "base_url": "http://127.0.0.1:9/v1"}}
     events = [event for event in run.events if event.kind != "model_described"]

@@ -279,6 +279,7 @@ def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
             Trajectory.load(path)
     assert (report.exit_code, trajectory) == (1, None)
     assert "no regular file" in report.findings[0].message
+    assert sealed(report) == "No signature was read."
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "huge"])

@@ -15,7 +15,13 @@ import numpy as np
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from forging import record
 from jupyter_server.services.contents.filemanager import FileContentsManager
 from PIL import Image
@@ -232,6 +238,15 @@ def test_keys_of_ssh_and_openssl_are_taken(tmp_path: Path) -> None:
         assert pinned(str(tmp_path / "key.pub")) == name == pinned(name.upper())
         with pytest.raises(InputError, match="no private key"):
             load_signer(tmp_path / "key.pub")
+        with pytest.raises(InputError, match="64 hexadecimal digits"):
+            pinned(str(tmp_path / "key"))
+    (tmp_path / "locked").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+    )
+    with pytest.raises(InputError, match="it has a passphrase: give another"):
+        load_signer(tmp_path / "locked")
+    with pytest.raises(InputError, match="64 hexadecimal digits"):
+        pinned("a" * 63)
     with pytest.raises(InputError, match="exists"):
         make_key(tmp_path / "key")
 

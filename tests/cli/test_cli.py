@@ -112,6 +112,17 @@ def test_runs_are_signed_where_there_is_a_key_also_those_that_fail(
     assert ask("e.ipynb", ANSWER, "--no-sign") == (0, False)
     for name in ("a.ipynb", "c.ipynb", "d.ipynb"):
         assert codevision("audit", name, cwd=tmp_path, **conf).returncode == 0
+    for command in (("audit", "a.ipynb"), ("diff", "a.ipynb", "c.ipynb")):
+        done = codevision(*command, "--html", "none/report.html", cwd=tmp_path, **conf)
+        assert (done.returncode, done.stdout, "there is no folder none" in done.stderr) == (2, "", True)
+    for again, told in (
+        ((TURN, ANSWER), "it writes all as recorded"),
+        ((TURN, 401), "not all as recorded: findings: 1"),
+    ):
+        asked = ("--no-code", "--replay-model", "--base-url", serve(*again), "--html", "report.html")
+        done = codevision("audit", "c.ipynb", *asked, cwd=tmp_path, **conf)
+        assert f"Asked again: {told}" in done.stdout, done.stdout
+        assert told in (tmp_path / "report.html").read_text()
 
 
 def test_a_key_that_cannot_be_used_and_a_broken_seal_are_told_and_stop_nothing(
@@ -141,6 +152,10 @@ def test_a_key_that_cannot_be_used_and_a_broken_seal_are_told_and_stop_nothing(
     assert (done.returncode, sealed("e.ipynb")) == (1, False)
     assert "e.ipynb is not signed: its seal did not hold before: run, codevision.header.kernel_seed" in done.stderr
     assert Trajectory.load(tmp_path / "e.ipynb").answer == "AB12"
+    done = codevision("sign", "a.ipynb", cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path / "conf"))
+    assert "did not hold before: run, codevision.header.kernel_seed. The new signature replaces" in done.stderr
+    again = codevision("sign", "a.ipynb", cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path / "conf"))
+    assert (done.returncode, again.returncode, again.stderr) == (0, 0, "")
 
 
 def test_counterfactuals_of_a_model_that_does_not_look(serve: Any, picture_file: Path, tmp_path: Path) -> None:
