@@ -41,7 +41,7 @@ check: setup
 fast: setup
 	$(BIN)/python -m pytest -q
 
-test-slow: setup ## tests that take minutes
+test-slow: setup bubblewrap ## tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
 test-vllm: setup ## a real vLLM server on this machine, in its own environment
