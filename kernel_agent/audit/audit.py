@@ -21,7 +21,7 @@ from kernel_agent.audit.finding import Finding, Outcome, Report, few, of_rerun
 from kernel_agent.audit.rerun import rerun
 from kernel_agent.audit.rerun_setup import RerunOptions, check_isolation, recorded_in
 from kernel_agent.audit.said import check_record
-from kernel_agent.audit.seal import Expected, Seal, check_seal
+from kernel_agent.audit.seal import Expected, Seal, broken_before, check_seal
 from kernel_agent.audit.shown import check_shown
 from kernel_agent.audit.verdicts import Rerun
 from kernel_agent.errors import CodeVisionError, TrajectoryError
@@ -127,6 +127,7 @@ async def _audit(trajectory: Trajectory, options: RerunOptions, pool: KernelPool
     findings = list(report.findings)
     try:
         findings += few(check_record(trajectory, max_pixels=options.max_pixels))
+        findings += broken_before(trajectory) if report.seal is None else []
         asked, decided = tuple(exchanges(trajectory)), tuple(people(trajectory))
         report = replace(report, exchanges=asked, people=decided, recorded=recorded_in(trajectory))
         report = replace(report, model=dict(trajectory.model))

@@ -31,6 +31,7 @@ from kernel_agent.errors import InputError, StorageError, TrajectoryError
 from kernel_agent.trajectory import export, files, notebook
 from kernel_agent.trajectory.cells import KEY
 from kernel_agent.trajectory.reading import read_file
+from kernel_agent.trajectory.trajectory import SEAL_BROKEN
 from kernel_agent.types import Json
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
     from kernel_agent.audit.sigstore_sign import SigstoreSigner
+    from kernel_agent.trajectory import Trajectory
 
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -317,3 +319,11 @@ def _compare_part(part: Part, seal: Seal) -> Iterable[Finding]:
 
 def _finding(cell: str, field: str, message: str) -> Finding:
     return Finding(check="integrity", outcome=Outcome.FAILS, cell=cell, field=field, message=message)
+
+
+def broken_before(trajectory: Trajectory) -> list[Finding]:
+    """That an unsigned run went on from a notebook whose seal did not hold: the run says so itself (audit/signing.py)."""
+    broken = [event for event in trajectory.events if event.kind == SEAL_BROKEN]
+    told = "; ".join(f"{event.data.get('notebook', '')}: {event.data.get('why', '')}" for event in broken[:3])
+    message = f"it went on from a notebook whose seal did not hold: {told}"[:500]
+    return [replace(_finding("run", "seal", message), outcome=Outcome.UNCHECKED)] if broken else []

@@ -1,8 +1,9 @@
 """Signing by itself: what a face saves is sealed at the end of each turn, where the user has a key.
 
 Guarantees: nothing here raises or stops a run; what cannot be signed stays unsigned, and why is told. No seal is put on what
-somebody changed: not on a notebook that is another than the run in memory gives, and never again on a run whose seal did not
-hold when it was gone on with, until a person signs it (`codevision sign`).
+somebody else may have written: a run is sealed where it began in this process, or was loaded from a notebook that this very key
+had signed and whose seal holds; and only where the notebook is what the run in memory gives. The rest a person signs who has looked
+at it (`codevision sign`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from kernel_agent.audit.content import SEAL
 from kernel_agent.audit.finding import Outcome
 from kernel_agent.audit.keys import KEY_VARIABLE, default_key, load_signer
-from kernel_agent.audit.seal import check_seal, seal_notebook
+from kernel_agent.audit.seal import check_seal, read_seal, seal_notebook
 from kernel_agent.audit.shown import check_shown
 from kernel_agent.errors import CodeVisionError, InputError, TrajectoryError
 from kernel_agent.trajectory import Trajectory, notebook
@@ -40,18 +41,29 @@ class OwnSigner:
     def __init__(self, signer: CryptoSigner) -> None:
         self._signer = signer
 
-    def objection(self, run: Trajectory, path: Path) -> str:
-        """Why a run that goes on from this notebook is not to be signed by itself; "" where nothing speaks against it."""
+    def objection(self, run: Trajectory, path: Path, *, loaded: bool) -> tuple[str, bool]:
+        """Why a run that goes on in this notebook, or was `loaded` from it, is not to be signed by itself, or "".
+
+        And whether that is because a seal does not hold. What was loaded is vouched for only by a signature of this very key.
+        """
         try:
             parsed = notebook.parse(path.read_bytes(), path.name)
             ours = parsed["metadata"][KEY]
-            if ours.get("run") not in (run.run_id, run.header.get("branch_of", {}).get("run")):
-                return ""  # another run, which is about to be replaced
-        except (OSError, TrajectoryError):  # nothing of it is taken over
-            ours = {}
+            parent = run.header.get("branch_of")
+            known = (run.run_id, parent.get("run") if isinstance(parent, dict) else None)
+            if ours.get("run") not in known and not loaded:
+                return "", False  # another run, which is about to be replaced
+        except _PROBLEMS as error:
+            return (f"what it was loaded from cannot be read any more: {error}"[:300] if loaded else ""), False
         if SEAL in ours:
-            return _broken(parsed)
-        return "its seal did not hold once" if any(event.kind == SEAL_BROKEN for event in run.events) else ""
+            if broken := _broken(parsed):
+                return broken, True
+            if loaded and self._signer.public_key.keyid not in read_seal(ours[SEAL]).signers:
+                return "it was loaded from a notebook that this key did not sign", False
+            return "", False
+        if any(event.kind == SEAL_BROKEN for event in run.events):
+            return "its seal did not hold once", False
+        return ("it was loaded from a notebook that is not signed" if loaded else ""), False
 
     def sign(self, run: Trajectory, path: Path) -> str:
         """Seal the notebook that was written of a run; why it was not, or ""."""

@@ -61,8 +61,11 @@ class Live(Protocol):
 class Signer(Protocol):
     """Who signs what is saved of a run by itself (audit/signing.py). Neither method raises."""
 
-    def objection(self, run: Trajectory, path: Path) -> str:
-        """Why a run that goes on from this notebook is not to be signed by itself, or ""."""
+    def objection(self, run: Trajectory, path: Path, *, loaded: bool) -> tuple[str, bool]:
+        """Why a run that goes on in this notebook, or was `loaded` from it, is not to be signed by itself, or "".
+
+        And whether that is because a seal does not hold.
+        """
 
     def sign(self, run: Trajectory, path: Path) -> str:
         """Sign the notebook that was written of a run; why it was not, or ""."""
@@ -85,7 +88,8 @@ class Trajectory:
         self._recorded = False
         self._clock = 0.0
         self._live: Live | None = None
-        self._taken_from: Path | None = None
+        self._taken_from: Path | None = None  # until a signer has looked at it
+        self._doubt = ""  # why it is not signed by itself any more
         self.signer: Signer | None = None
         self.unsigned = ""
         self.path = path
@@ -121,7 +125,9 @@ class Trajectory:
         from kernel_agent.trajectory import recovery
 
         state, written = recovery.recover(path, keep=keep)
-        return cls(state, written)
+        run = cls(state, written)
+        run._taken_from = written
+        return run
 
     # What it holds
 
@@ -259,7 +265,7 @@ class Trajectory:
             event for event in old.events if (event.kind in about and event.time <= until) or event.kind == SEAL_BROKEN
         ]
         branch = Trajectory(state)
-        branch.signer, branch._taken_from = self.signer, self._taken_from
+        branch.signer, branch._taken_from, branch._doubt = self.signer, self._taken_from, self._doubt
         return branch
 
     def reopen_turn(self) -> None:
@@ -450,13 +456,19 @@ class Trajectory:
             self._have_signed(store.path)
 
     def _check_seal(self, target: Path, *goes_on: Path) -> None:
-        """Before `target` is written: where the seal on what the run comes from or goes on in does not hold, it is signed no more."""
+        """Before `target` is written: a run that comes from what its signer did not sign as it stands is not signed by itself."""
+        if self.signer is None:
+            return
         taken_from, self._taken_from = self._taken_from, None
         for path in dict.fromkeys((taken_from, *goes_on)):
-            if path is not None and self.signer is not None and (problem := self.signer.objection(self, path)):
-                self.signer, self.unsigned = None, problem
-                logger.warning("%s is not signed any more: %s", target.name, problem)
-                self.add_event(Event(kind=SEAL_BROKEN, time=time.time(), data={"notebook": path.name, "why": problem}))
+            if path is not None and not self._doubt:
+                self._doubt, broken = self.signer.objection(self, path, loaded=path == taken_from)
+                if broken:
+                    told = {"notebook": path.name, "why": self._doubt}
+                    self.add_event(Event(kind=SEAL_BROKEN, time=time.time(), data=told))
+        if self._doubt:
+            self.signer, self.unsigned = None, self._doubt
+            logger.warning("%s is not signed by itself: %s: look at it, then codevision sign", target.name, self._doubt)
 
     def _have_signed(self, path: Path) -> None:
         """A notebook of this run has been written."""

@@ -249,7 +249,61 @@ def test_cells_of_an_unsigned_run_that_were_changed_are_not_sealed(
     again = runs().open(path)
     again.do("ask", question="And now?")
     assert not _signed(_ended(again), key)
-    assert "is not signed: step 1, thought, source" in caplog.text
+    assert "it was loaded from a notebook that is not signed" in caplog.text
+
+
+def test_a_run_is_signed_by_itself_only_where_this_key_had_signed_what_it_goes_on_from(
+    runs: Callable[..., Runs], picture: Image.Image, key: str, tmp_path: Path
+) -> None:
+    """Else whoever changes a run and takes its seal away, or signs it anew, has it sealed by its owner's next question."""
+    first = runs()
+    path = _ended(first.start("How many?", [picture]))
+    first.close()
+    make_key(tmp_path / "other.pem")
+    other = load_signer(tmp_path / "other.pem")
+    for seal in (None, other):
+        copy = tmp_path / f"{'stripped' if seal is None else 'resigned'}.ipynb"
+        run = orjson.loads(path.read_bytes())
+        del run["metadata"]["codevision"]["seal"]
+        copy.write_bytes(orjson.dumps(run))
+        if seal is not None:
+            sign_file(copy, seal)
+        live = runs()
+        opened = live.open(copy)
+        for question in ("And now?", "And then?"):
+            opened.do("ask", question=question)
+            assert not _signed(_ended(opened), key)
+        assert "was loaded from a notebook that" in opened.trajectory.unsigned
+        assert not _signed(opened.trajectory.fork(1).save(tmp_path / f"fork of {copy.name}"), key)
+        live.close()
+    Trajectory.load(path).save(tmp_path / "again.ipynb")
+    odd = orjson.loads(path.read_bytes())
+    odd["metadata"]["codevision"]["header"]["branch_of"] = "x"
+    path.write_bytes(orjson.dumps(odd))
+    opened = runs().open(path)
+    opened.do("ask", question="And now?")
+    assert not _signed(_ended(opened), key)
+
+
+def test_a_run_whose_seal_did_not_hold_once_is_unchecked_until_a_person_signs(
+    runs: Callable[..., Runs], picture: Image.Image, key: str
+) -> None:
+    first = runs()
+    path = _ended(first.start("How many?", [picture]))
+    first.close()
+    run = orjson.loads(path.read_bytes())
+    run["metadata"]["codevision"]["header"]["kernel_seed"] += 1
+    path.write_bytes(orjson.dumps(run))
+    opened = runs().open(path)
+    opened.do("ask", question="And now?")
+    _ended(opened)
+    opened.do("close")
+    report = Trajectory.load(path).audit(code=False)
+    assert (report.exit_code, [(item.cell, item.field) for item in report.findings]) == (2, [("run", "seal")])
+    assert "header" in report.findings[0].message
+    sign_file(path, load_signer(default_key()))
+    report, _ = run_blocking(audit_file(path, RerunOptions(code=False)))
+    assert report.exit_code == 0
 
 
 def test_what_an_editor_does_on_saving_stops_no_seal(runs: Callable[..., Runs], picture: Image.Image, key: str) -> None:
