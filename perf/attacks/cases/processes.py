@@ -91,8 +91,8 @@ for entry in os.listdir("/proc"):
     if entry.isdigit():
         try:
             text = open(f"/proc/{entry}/environ", "rb").read()
-            print(entry, text if b"CANARY" in text else len(text))
-        except OSError as error: print(entry, error.strerror)
+            if b"CANARY" in text: print(entry, text)  # nothing else: long output is cut in its middle
+        except OSError: pass
 """
 
 SCAN_ANCESTORS = r"""
@@ -474,7 +474,7 @@ def process_list(scene: Scene) -> str:
 import os
 for name in os.listdir("/proc"):
     if name.isdigit():
-        try: print(open(f"/proc/{name}/cmdline").read())
+        try: print(*(line for line in [open(f"/proc/{name}/cmdline").read()] if "secret-" in line))
         except OSError: pass
 """
     try:
