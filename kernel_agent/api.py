@@ -198,7 +198,7 @@ def _recorded_model(model: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 def recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
     """The agent's options a trajectory was made with; its kernel's are left out: a file must not choose its isolation."""
-    from kernel_agent.session.images import ViewBounds
+    from kernel_agent.session.images import MAX_PIXELS, ViewBounds
 
     options: dict[str, Any] = {key: header[key] for key in ("protocol", "max_pixels") if key in header}
     if "budget" in header:
@@ -206,7 +206,11 @@ def recorded_options(header: Mapping[str, Any]) -> dict[str, Any]:
     if "sampling" in header:
         options["sampling"] = Sampling(**{**header["sampling"], "stop": tuple(header["sampling"].get("stop", ()))})
     if "view_bounds" in header:
-        options["bounds"] = ViewBounds(**header["view_bounds"])
+        bounds = options["bounds"] = ViewBounds(**header["view_bounds"])
+        if bounds.min_pixels > MAX_PIXELS:  # every picture would be made as large
+            raise InputError(
+                f"the run's view bounds ask for at least {bounds.min_pixels!s:.20} pixels, and {MAX_PIXELS:,} are made at most"
+            )
     if "image_encoding" in header:
         options["encoding"] = ImageEncoding(**header["image_encoding"])
     return options

@@ -8,6 +8,7 @@ here: how any of it is stored (trajectory/), sent (models/), parsed (protocols/)
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -199,9 +200,13 @@ class ImageEncoding:
                 raise InputError(f"image encoding {name}={getattr(self, name)!r}: take png or jpeg")
 
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}\{i\}[A-Za-z0-9_]{0,20}")
+_LAST = 1_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """How a protocol names the images: `pattern` with `{i}` counted from `first`.
+    """How a protocol names the images: `pattern` with `{i}` counted from `first`; a name is one that Python can have.
 
     `saved_files` are the styles that hand images over as files: every input is written to `<name>.png` in the kernel's
     folder and every picture the code saves counts as shown.
@@ -211,9 +216,18 @@ class Names:
     first: int = 0
     saved_files: bool = False
 
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.pattern):
+            raise InputError(
+                f"names.pattern {self.pattern[:80]!r} is none that names images: give letters, digits and _ around one {{i}},"
+                " which comes after a letter"
+            )
+        if not 0 <= self.first <= _LAST:
+            raise InputError(f"names.first={self.first!s:.20} is no number to count from: give one from 0 to {_LAST:,}")
+
     def __call__(self, index: int) -> str:
         """The label of image `index` (counted from 0)."""
-        return self.pattern.format(i=index + self.first)
+        return self.pattern.replace("{i}", str(index + self.first))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from kernel_agent import __version__
 from kernel_agent.audit.beside import check_journal
 from kernel_agent.audit.bundle import NOTEBOOK, is_bundle, read_bundle, with_members
 from kernel_agent.audit.exchanges import exchanges, people
@@ -28,6 +30,7 @@ from kernel_agent.errors import CodeVisionError, TrajectoryError
 from kernel_agent.trajectory import Trajectory, notebook
 from kernel_agent.trajectory.codec import text
 from kernel_agent.trajectory.reading import FOREIGN_VALUES, read_file, read_json, repeated_keys
+from kernel_agent.types import Json
 
 if TYPE_CHECKING:
     from kernel_agent.session import KernelPool
@@ -42,7 +45,8 @@ async def audit(
 ) -> Report:
     """Audit a run in memory: its record and its code. Raises InputError where the kernel would not be isolated."""
     name = trajectory.path.name if trajectory.path else "run in memory"
-    return await _audit(trajectory, options, pool, Report(name=name, run_id=trajectory.run_id))
+    report = Report(name=name, run_id=trajectory.run_id, audited=_audited(options, pool))
+    return await _audit(trajectory, options, pool, report)
 
 
 async def audit_file(
@@ -58,7 +62,7 @@ async def audit_file(
     try:
         data = read_bytes(source)
     except TrajectoryError as error:
-        return refused(name, error), None
+        return replace(refused(name, error), audited=_audited(options, pool)), None
     report, trajectory = await audit_bytes(data, name, options, expected=expected, pool=pool)
     if is_bundle(data, name):
         return report, trajectory
@@ -79,11 +83,22 @@ async def audit_bytes(
 ) -> tuple[Report, Trajectory | None]:
     """Audit the bytes of a notebook or of a bundle; `name` is that of the file."""
     opened = _unpacked if is_bundle(data, name) else _opened
+    audited = _audited(options, pool)
     report, trajectory = opened(data, name, options, expected)
-    report = replace(report, sha256=hashlib.sha256(data).hexdigest())
+    report = replace(report, sha256=hashlib.sha256(data).hexdigest(), audited=audited)
     if trajectory is None:
         return report, None
     return await _audit(trajectory, options, pool, report), trajectory
+
+
+def _audited(options: RerunOptions, pool: KernelPool | None) -> dict[str, Json]:
+    """When this audit is made, with what and how."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "time": now,
+        "version": __version__,
+        "options": options.told(options.kernel if pool is None else pool.kernel),
+    }
 
 
 def _unpacked(data: bytes, name: str, options: RerunOptions, expected: Expected) -> tuple[Report, Trajectory | None]:

@@ -76,6 +76,7 @@ class Report:
         rerun: the verdicts of the cells; None where nothing was run again.
         code: whether cells were to be run again at all.
         asked_again: whether a model was asked the recorded requests again.
+        audited: when (ISO 8601, UTC), with which version of this package, and under which options (`RerunOptions.told`).
     """
 
     name: str
@@ -91,6 +92,7 @@ class Report:
     rerun: Rerun | None = None
     code: bool = True
     asked_again: bool = False
+    audited: Mapping[str, Json] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -120,6 +122,7 @@ class Report:
             "exit_code": self.exit_code,
             "code": self.code,
             "asked_again": self.asked_again,
+            "audited": dict(self.audited),
             "findings": [finding.as_json() for finding in self.findings],
             "seal": None if self.seal is None else self.seal.as_json(),
             "model": dict(self.model),

@@ -86,6 +86,9 @@ def _page(title: str, body: Iterable[str]) -> str:
 def _head(report: Report) -> str:
     rerun = report.rerun
     rows = [("Run", report.run_id or "not readable"), ("SHA-256 of the file", report.sha256 or "none: a run in memory")]
+    if made := report.audited:
+        how = ", ".join(f"{name} {value}" for name, value in made["options"].items())
+        rows.append(("Audited", f"{made['time']}, kernel-agent {made['version']}; {how}"))
     rows.append(("Signature", sealed(report)))
     if report.recorded:
         rows.append(("Recorded in", ", ".join(f"{name} {value}" for name, value in report.recorded.items())))

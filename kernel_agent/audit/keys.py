@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel_agent.errors import InputError
+from kernel_agent.trajectory.reading import read_file
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
 KEY_VARIABLE = "CODEVISION_SIGNING_KEY"
 """Names the file of the user's key, where it is not the default one."""
+_MOST = 1 << 16
+"""Bytes of a key's file."""
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -100,7 +103,6 @@ def pinned(given: str) -> str:
 
 def _read(path: Path, remedy: str) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(100_000)
+        return read_file(path, _MOST)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}: {remedy}") from error

@@ -1,6 +1,6 @@
 """What a run says of its pictures, checked without running any code: labels, sizes, files, and the views that the model was shown.
 
-Guarantees: pure. An image is named as the run names its images; its file holds what the record says, and an output's file nothing
+Guarantees: pure; whatever sizes and names the header asks for, no picture over `max_pixels` and no long name is made. An image is named as the run names its images; its file holds what the record says, and an output's file nothing
 by which a viewer could show something else (`session.images_plain`); it is kept with loss, and made smaller for the model, exactly as the
 header's encoding and view bounds have it; the view is the scaled image (`compare_images.check_view`). An input's file is one that `load_image`
 keeps. Images of a follow-up question are "unchecked" where they fit no header: it may have been asked under other options, which a run does
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from kernel_agent.audit.compare_images import check_view
 from kernel_agent.audit.finding import Finding, Outcome
-from kernel_agent.errors import ImageError
-from kernel_agent.session.images import LoadedImage, ViewBounds, load_image, make_view, view_size
+from kernel_agent.errors import ImageError, InputError, TrajectoryError
+from kernel_agent.session.images import LoadedImage, ViewBounds, load_image, shown_as_is, view_size
 from kernel_agent.session.images_plain import has_alpha, not_plain
 from kernel_agent.trajectory.codec import decode, encode
 from kernel_agent.types import ImageEncoding, Json, KernelImage, Names
@@ -49,7 +49,10 @@ class _Options:
 
 def names_of(header: Mapping[str, Json]) -> Names:
     """How the run names its images. TrajectoryError where the header says nothing sensible of it."""
-    return decode(Names, encode(header["names"]), where="header.names") if "names" in header else Names()
+    try:
+        return _read(Names, header, "names") or Names()
+    except InputError as error:
+        raise TrajectoryError(f"header.{error}") from error
 
 
 def check_pictures(trajectory: Trajectory, *, max_pixels: int, seconds: float = SECONDS) -> Iterator[Finding]:
@@ -60,6 +63,9 @@ def check_pictures(trajectory: Trajectory, *, max_pixels: int, seconds: float = 
         encoding=_read(ImageEncoding, header, "image_encoding") or ImageEncoding(),
         bounds=_read(ViewBounds, header, "view_bounds"),
     )
+    if options.bounds is not None and options.bounds.min_pixels > max_pixels:
+        asked = f"min_pixels={options.bounds.min_pixels!s:.20} asks for larger views"
+        yield finding("run", "view_bounds", f"{asked} than the {max_pixels:,} pixels that an audit takes (max_pixels)")
     made = {image.index: step.index for step in trajectory.steps for image in step.images}
     later = trajectory.turns[1].first_step if len(trajectory.turns) > 1 else len(trajectory.steps)
     deadline = time.monotonic() + seconds
@@ -98,7 +104,7 @@ def _read(kind: type[T], header: Mapping[str, Json], name: str) -> T | None:
 def _by_options(image: KernelImage, options: _Options, given: bool) -> Iterator[_Wrong]:
     """What does not fit the header."""
     if image.name != (name := options.names(image.index)):
-        yield image.name, f"image {image.index} of this run is called {name}"
+        yield image.name, f"image {image.index} of this run is called {name:.80}"
     if not given and not image.lossless and options.encoding.notebook != "jpeg":
         yield image.name, "it is kept with loss, and the run keeps its images without"
     wanted = view_size(image.size, options.bounds) if options.bounds else image.view_size
@@ -136,7 +142,7 @@ def _input(image: KernelImage, options: _Options, max_pixels: int) -> tuple[list
 
 
 def _as_it_is(loaded: LoadedImage, bounds: ViewBounds) -> bool:
-    return make_view(loaded.pil, loaded.data, loaded.mime, bounds).data is loaded.data
+    return shown_as_is(loaded.pil, loaded.data, loaded.mime, bounds)
 
 
 def _output(image: KernelImage, max_pixels: int) -> tuple[list[_Wrong], Image.Image | None]:

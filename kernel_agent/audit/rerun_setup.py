@@ -5,7 +5,6 @@ Guarantees: what a record says of names, images, sizes and seeds is held within 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from kernel_agent.trajectory import Trajectory
 
 _WHOLE = ViewBounds(min_pixels=1, max_pixels=2**40, max_side=2**31)  # nobody looks at the views: they cost nothing then
-_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}\{i\}[A-Za-z0-9_]{0,20}")
 _MOST_IMAGES = 10_000
 _MOST_CHARS = 10_000_000
 _SPARE_BYTES, _PER_BYTE = 128 * 2**20, 8
@@ -66,6 +64,21 @@ class RerunOptions:
                 f"tolerance {self.tolerance}, pixel tolerance {self.pixel_tolerance}: give a number from 0 up to 1, and one from"
                 " 0 to 255"
             )
+
+    def told(self, kernel: KernelOptions) -> dict[str, Json]:
+        """What was asked for, with this kernel, as a report has it."""
+        names = (
+            "code",
+            "tolerance",
+            "pixel_tolerance",
+            "unsafe",
+            "cell_seconds",
+            "seconds",
+            "max_pixels",
+            "image_bytes",
+        )
+        asked = {"isolation": str(kernel.isolation), "memory_mb": kernel.memory_mb, "provisioner": kernel.provisioner}
+        return {name: getattr(self, name) for name in names} | asked
 
 
 def check_isolation(kernel: KernelOptions, *, unsafe: bool) -> None:
@@ -129,11 +142,6 @@ def session_for(
 ) -> Session:
     """A session as the run had it; what a file says is held within bounds."""
     header = trajectory.header
-    names = names_of(header)
-    if not _PATTERN.fullmatch(names.pattern):
-        raise TrajectoryError(
-            f"header.names.pattern {names.pattern!r:.80} is none that names images: letters and one {{i}}"
-        )
     recorded = header.get("budget")
     budget: Mapping[str, Json] = recorded if isinstance(recorded, Mapping) else {}
     made = sum(len(step.images) for step in trajectory.steps)
@@ -141,7 +149,7 @@ def session_for(
     usual = Budget()
     return Session(
         inputs,
-        names=names,
+        names=names_of(header),
         budget=Budget(
             images=min(max(_whole(budget.get("images"), usual.images), made), _MOST_IMAGES),
             output_chars=min(_whole(budget.get("output_chars"), usual.output_chars), _MOST_CHARS),

@@ -8,6 +8,7 @@ serves; each thing that cannot be told is None, and `not_told` says why; no key,
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import threading
@@ -32,6 +33,13 @@ _VARIABLES = re.compile(
     r"VLLM_|CUDA_VISIBLE_DEVICES|TORCH|PYTORCH_|NCCL_|OMP_|MKL_|PYTHONHASHSEED|(HF_HUB|TRANSFORMERS)_OFFLINE"
 )
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|AUTH|CREDENTIAL")
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SECRET_WORD = re.compile(
+    r"\w*(key|secret|token|password|passwd)|(\w*api|access)?keys|secrets|passwords|pass|pwd|passphrase|auth|authorization|jwt|headers?"
+    r"|credentials?|bearer|cookies?"
+)
+_GLUED = re.compile(r"(-[A-Za-z]+)(\{.*)", re.DOTALL)
+"""A short flag with JSON right after it."""
 _SECRETS = ("--api-key", "--hf-token", "--ssl-keyfile-password")
 """Flags whose values are secret, also where they are cut short (argparse takes any beginning that is unique)."""
 
@@ -96,7 +104,8 @@ def server_at(port: int, root: str | None, roots: Collection[str]) -> dict[str, 
         )
     process, read = found[0]
     shown = {name: value for name, value in process.variables.items() if _VARIABLES.match(name)}
-    about = {"flags": read, "variables": {n: REDACTED if _SECRET_NAME.search(n) else v for n, v in shown.items()}}
+    variables = {n: REDACTED if _SECRET_NAME.search(n) or _secret(n) else _readable(v) for n, v in shown.items()}
+    about = {"flags": read, "variables": variables}
     folder = _checkpoint(root, read, process)
     if folder is None:
         files = unknown(f"{ELSEWHERE}, and {root} is not in the hub cache that it uses")
@@ -133,7 +142,8 @@ def flags(command: Sequence[str]) -> dict[str, Json]:
         if word == "serve" and not found:
             continue
         if re.match(r"--?[A-Za-z]", word):
-            given, equals, value = word.partition("=")
+            glued = _GLUED.fullmatch(word)
+            given, equals, value = (glued[1], "=", glued[2]) if glued else word.partition("=")
             name = given.replace("_", "-") if given.startswith("--") else given
             found[name] = value if equals else True
         elif found.get(name, True) is True:
@@ -141,11 +151,43 @@ def flags(command: Sequence[str]) -> dict[str, Json]:
         else:
             before = found[name]
             found[name] = [*(before if isinstance(before, list) else [before]), word]
-    return {name: REDACTED if _secret(name) else value for name, value in found.items()}
+    return {
+        name: REDACTED if _cut_short(name) or (_secret(name) and _told(value)) else _readable(value)
+        for name, value in found.items()
+    }
+
+
+def _cut_short(name: str) -> bool:
+    return any(word.startswith(name) for word in _SECRETS) and name.startswith("--")
 
 
 def _secret(name: str) -> bool:
-    return any(word.startswith(name) for word in _SECRETS) and name.startswith("--")
+    """Whether a name has a word that is a secret's: `hf_token`, `awsSecretKey`; not `max_tokens`, `eos_token_id`, `pass_config`."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    return any(
+        _SECRET_WORD.fullmatch(word) and (word, after) != ("token", "id") and not (word == "pass" and after)
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+    )
+
+
+def _readable(value: Json) -> Json:
+    """A value without the secrets in it, where it or a text in it is JSON: what has a secret's name, at any depth."""
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: REDACTED if _secret(key) and _told(item) else _readable(item) for key, item in value.items()}
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+        return value
+    try:
+        return json.dumps(_readable(json.loads(value)), ensure_ascii=False)
+    except ValueError:
+        return value
+    except RecursionError:
+        return REDACTED
+
+
+def _told(value: Json) -> bool:
+    return value is not None and not isinstance(value, bool) and value != ""
 
 
 def listening(port: int) -> Iterator[Process]:

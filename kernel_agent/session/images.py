@@ -30,6 +30,7 @@ from kernel_agent.session.images_view import (
     make_view,
     normalise,
     pixel_sha256,
+    shown_as_is,
     view_size,
 )
 from kernel_agent.types import FORMATS
@@ -44,6 +45,7 @@ __all__ = [
     "make_view",
     "normalise",
     "pixel_sha256",
+    "shown_as_is",
     "view_size",
 ]
 

@@ -131,7 +131,7 @@ def make_view(image: Image.Image, data: bytes, mime: str, bounds: ViewBounds, *,
     `jpeg` a JPEG: alpha over white, LANCZOS to `view_size`.
     """
     size = view_size(image.size, bounds)
-    if size == image.size and mime in ("image/png", "image/jpeg") and image.mode != "RGBA" and _plain(image, data):
+    if shown_as_is(image, data, mime, bounds):
         return View(data=data, mime=mime, size=size)
     flat = over_white(image)
     if flat.size != size:
@@ -139,6 +139,12 @@ def make_view(image: Image.Image, data: bytes, mime: str, bounds: ViewBounds, *,
     if jpeg:
         return View(data=encode_jpeg(flat), mime="image/jpeg", size=size)
     return View(data=encode_png(flat), mime="image/png", size=size)
+
+
+def shown_as_is(image: Image.Image, data: bytes, mime: str, bounds: ViewBounds) -> bool:
+    """Whether a model is shown the file `data` itself. No pixel is touched to tell."""
+    fits = view_size(image.size, bounds) == image.size
+    return fits and mime in ("image/png", "image/jpeg") and image.mode != "RGBA" and _plain(image, data)
 
 
 def encode_jpeg(image: Image.Image) -> bytes:

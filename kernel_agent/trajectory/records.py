@@ -76,7 +76,7 @@ class Images(Mapping[int, KernelImage]):
         """Take in a new image, without credentials in its source. ValueError where the label is taken by another one or is no plain word."""
         image = clean_image(image)
         if not _NAME.fullmatch(image.name):
-            raise ValueError(f"image {image.index} is named {image.name!r}: a name is a plain word, as in image_0")
+            raise ValueError(f"image {image.index} is named {image.name[:80]!r}: a name is a plain word, as in image_0")
         if image.index in self._images:
             if self._images[image.index] != image:
                 raise ValueError(f"image {image.index} is there already: every image has its own index")

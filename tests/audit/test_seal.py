@@ -6,6 +6,7 @@ import base64
 import copy
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,16 @@ def test_keys_of_ssh_and_openssl_are_taken(tmp_path: Path) -> None:
         pinned("a" * 63)
     with pytest.raises(InputError, match="exists"):
         make_key(tmp_path / "key")
+
+
+def test_a_key_that_is_no_file_or_too_large_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for load in (load_signer, lambda path: pinned(str(path))):
+        with pytest.raises(InputError, match="pipe cannot be read: it is no regular file: give"):
+            load(tmp_path / "pipe")
+        (tmp_path / "large").write_bytes(b"-" * 65_537)
+        with pytest.raises(InputError, match="it has 65,537 bytes, and 65,536 are read at most: give"):
+            load(tmp_path / "large")
 
 
 @pytest.mark.slow

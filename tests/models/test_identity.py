@@ -268,6 +268,38 @@ def test_the_machine_tells_flags_variables_and_files_without_secrets(checkpoint:
         assert "no vLLM process" in nearby.server_at(free.getsockname()[1], "own", ["own"])["not_told"]["flags"]
 
 
+def test_a_secret_in_a_part_of_a_flag_or_in_json_is_taken_out_and_the_rest_is_readable(tmp_path: Path) -> None:
+    words = ["--model-loader-extra-config", '{"aws_secret_access_key": "S1", "concurrency": 4}']
+    words += ["--speculative-config", '[{"deep": [{"hf_token": "S2", "num_speculative_tokens": 3}]}]']
+    words += ["--kv-transfer-config.x.token", "S3", "--hf-overrides.token=S4", "-cc.token", "S5", '-O{"apiKey": "S6="}']
+    words += ["--lora-modules", '{"name": "a", "hfToken": "S7"}', '{"name": "b", "token": 57, "token": null}']
+    words += ["--additional-config", '{"inner": "{\\"password\\": \\"S8\\"}", "pass": ["S9"]}']
+    kept = {
+        "--max-num-batched-tokens": "8192",
+        "--tokenizer": "own",
+        "--enable-prompt-tokens-details": True,
+        "--tool-call-parser": "hermes",
+        "--hf-overrides": '{"image_token_id": 5, "eos_token_id": [1, 2]}',
+        "--compilation-config": '{"pass_config": {"enable_fusion": true}}',
+        "--stop": "{no JSON",
+    }
+    for name, value in kept.items():
+        words += [name] if value is True else [name, str(value)]
+    variables = {"VLLM_X_PASS": "S10", "VLLM_X_PWD": "S11", "VLLM_X_JWT": "S12", "VLLM_OTLP_HEADERS": "S13"}
+    variables |= {"VLLM_X": '{"client_secret": "S14"}'}
+    with listener(tmp_path, "own", *words, **variables, VLLM_PASSES="2", TORCH_LOGS="dynamo") as port:
+        told = nearby.server_at(port, "own", ["own"])
+    assert not [secret for secret in (*(f"S{n}" for n in range(1, 15)), "57") if secret in json.dumps(told)]
+    flags = told["flags"]
+    assert {name: flags[name] for name in kept} == kept
+    assert flags["--model-loader-extra-config"] == '{"aws_secret_access_key": "[redacted]", "concurrency": 4}'
+    assert flags["--speculative-config"] == '[{"deep": [{"hf_token": "[redacted]", "num_speculative_tokens": 3}]}]'
+    assert flags["-cc.token"] == flags["--hf-overrides.token"] == "[redacted]"
+    assert flags["-O"] == '{"apiKey": "[redacted]"}'
+    assert flags["--lora-modules"][0] == '{"name": "a", "hfToken": "[redacted]"}'
+    assert (told["variables"]["VLLM_PASSES"], told["variables"]["TORCH_LOGS"]) == ("2", "dynamo")
+
+
 def test_a_hub_name_is_looked_up_in_the_servers_own_cache(checkpoint: Path, tmp_path: Path) -> None:
     hub(checkpoint, tmp_path / "hub")
     name = "tiny/idefics"
