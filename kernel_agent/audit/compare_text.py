@@ -3,7 +3,8 @@
 Guarantees: pure. Text is equal, white space included, or equal after named sanitisers, or its numbers are apart by no more than the
 auditor allowed; anything else differs, or is "not replayable" where a sanitiser is not sure. A traceback is text like any other;
 where only frames of libraries differ it is "not replayable". Streams are compared between two other outputs each; which of stdout
-and stderr came first there is the kernel's clocks' to say, so another order is "not replayable".
+and stderr came first there is the kernel's clocks' to say, so another order is "not replayable". How much was cut out of each is
+compared too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ LONGEST = 200_000
 """Characters up to which sanitisers are tried; a cell's text is cut far below that when it runs."""
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _PADDING = re.compile(r"\A {2,}| {2,}\Z")
+_CUT = re.compile(r"\n\[\.\.\. \d{1,18} characters left out \.\.\.\]\n")
 _LIBRARY_FRAME = re.compile(
     r"^(?:File (?:~?/[^\n:]{1,300}/(?:site-packages|dist-packages|python3\.\d{1,2})/[^\n:]{1,300}|<[^\n<>]{1,100}>):\d{1,7}"
     r"[^\n]*\n(?:(?:-{1,12}> ?\d{1,7}| {1,12}\d{1,7})(?: [^\n]*)?\n| {1,12}\(\.\.\.\)\n)*"
@@ -42,7 +44,7 @@ def compare_text(
         return Comparison(what=what, verdict=Verdict.MISSING, how=side, texts=shown)
     if max(len(recorded), len(replayed)) > LONGEST:
         return Comparison(what=what, verdict=Verdict.DIFFERS, how="too long for sanitisers", texts=shown)
-    first, second, names, unsure = normalise(recorded, replayed, known)
+    first, second, names, unsure = normalise(what, recorded, replayed, known)
     verdict, how = Verdict.NORMALISED, ", ".join(names)
     if first != second:
         far = distance(first, second)
@@ -155,17 +157,23 @@ def compare_outputs(
         order = (str(mine.mixed)[:400], str(theirs.mixed)[:400])
         what = "order of stdout and stderr"
         found.append(Comparison(what=what, verdict=Verdict.NOT_REPLAYABLE, how=how, texts=order))
+    if mine.mixed == theirs.mixed and mine.dropped != theirs.dropped:
+        counts = (str(mine.dropped)[:400], str(theirs.dropped)[:400])
+        found.append(Comparison(what="characters left out", verdict=Verdict.DIFFERS, texts=counts))
     return found
 
 
 def begin_alike(recorded: Sequence[Output], replayed: Sequence[Output], *, known: Known) -> bool:
-    """Whether what one of them says may be the beginning of what the other says: one was stopped on the way."""
+    """Whether what one of them says may be the beginning of what the other says: one was stopped on the way.
+
+    Of a stream that was cut that is what stands before the cut.
+    """
     mine, theirs = _Parts(recorded), _Parts(replayed)
     for name in ("stdout", "stderr"):
-        one, other = "".join(mine.streams[name]), "".join(theirs.streams[name])
+        one, other = mine.head(name), theirs.head(name)
         length = min(len(one), len(other))
         if compare_text(name, one[:length], other[:length], known=known).verdict.holds is False:
-            return any(isinstance(output, StreamOutput) and output.dropped for output in (*recorded, *replayed))
+            return False
     texts = [[output.text for output in part.others if isinstance(output, TextOutput)] for part in (mine, theirs)]
     return all(compare_text("text", a, b, known=known).verdict.holds is not False for a, b in zip(*texts, strict=False))
 
@@ -198,20 +206,34 @@ class _Parts:
         self.images: list[tuple[int, bool]] = []
         self.streams: dict[str, list[str]] = {"stdout": [""], "stderr": [""]}
         self.mixed: list[tuple[str, int]] = []  # stream and lines, one after the other
+        self.dropped: list[int] = []  # of each of these
+        self.cut: set[str] = set()
         for output in outputs:
             if isinstance(output, StreamOutput):
                 self.streams[output.name][-1] += output.text
                 going_on = bool(self.mixed) and self.mixed[-1][0] == output.name
-                before = self.mixed.pop()[1] if going_on else 0
-                self.mixed.append((output.name, before + output.text.count("\n")))
+                before = (self.mixed.pop()[1], self.dropped.pop()) if going_on else (0, 0)
+                self.mixed.append((output.name, before[0] + output.text.count("\n")))
+                self.dropped.append(before[1] + output.dropped)
+                self.cut |= {output.name} if output.dropped else set()
                 continue
             if isinstance(output, ImageOutput):
                 self.images.append((output.index, output.is_result))
             self.others.append(output)
             self.kinds.append(_kind(output))
             self.mixed.append(("", 0))
+            self.dropped.append(output.dropped if isinstance(output, TextOutput) else 0)
             for texts in self.streams.values():
                 texts.append("")
+
+    def head(self, name: str) -> str:
+        """A stream's text; where it was cut, the whole lines before the cut, or the line that was cut where it is the only one."""
+        text = "".join(self.streams[name])
+        match = _CUT.search(text) if name in self.cut else None
+        if match is None:
+            return text
+        head = text[: match.start()]
+        return head[: head.rfind("\n") + 1] or head
 
     def text(self, kind: str) -> str:
         return "\n".join(_text(output) for output in self.others if _kind(output) == kind)

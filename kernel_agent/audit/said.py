@@ -3,7 +3,8 @@
 The completion as written gives thought, action and code; the cell gives the report that went back; both give the next request;
 the last action gives the answer and how the turn ended; pictures.py looks at the images. Guarantees: pure; whatever was changed in one of these places only
 is found there, and no message is left over that none of them gives: every user message is a question of the run, nothing but code that ran,
-a refusal or a message that could not be read is answered with an observation, and only the last step of a turn goes without. Not checked: what was changed in all of them alike
+a refusal or a message that could not be read is answered with an observation, and only the last step of a turn goes without; the
+system message stands first, and the word that the next message is the last only before what can be the last. Not checked: what was changed in all of them alike
 (the signature is for that), whether a model would write this again, and what another version of this package would have made of the
 same completion (then the finding is "unchecked" and says so; code that ran, what it wrote and who was asked what need no such excuse).
 """
@@ -16,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_agent import prompts
+from kernel_agent.audit.captions import check_captions
 from kernel_agent.audit.finding import Finding
 from kernel_agent.audit.pictures import check_pictures, finding
 from kernel_agent.environment import environment
@@ -61,6 +63,7 @@ def check_record(trajectory: Trajectory, *, max_pixels: int) -> list[Finding]:
         *_steps(trajectory),
         *_ends(trajectory),
         *_hidden(trajectory),
+        *check_captions(trajectory),
         *check_pictures(trajectory, max_pixels=max_pixels),
     ]
 
@@ -90,6 +93,7 @@ def _steps(trajectory: Trajectory) -> Iterator[Finding]:
     doubt = None if same_version(trajectory.header) else words
     decided = _decisions(trajectory)
     ends = {end - 1: turn for turn, _, end in _spans(trajectory)}
+    last = _last(trajectory)
     for step in trajectory.steps:
         yield from _fits(step, decided.get(step.index), ends.get(step.index))
     if protocol is None and trajectory.steps:
@@ -111,10 +115,10 @@ def _steps(trajectory: Trajectory) -> Iterator[Finding]:
             yield finding(where, "code", "the cell that ran is not the code of the action", told)
         if (expected := _report(step, known, decision)) is not None and step.observation is not None:
             parts = step.observation.content
-            if parts[: len(expected)] != expected or not _notices(parts[len(expected) :]):
+            if parts[: len(expected)] != expected or not _notices(parts[len(expected) :], step.index in last):
                 told = doubt if step.cell is None or _tells(step.observation, step.cell) else None
                 yield finding(where, "observation", "what the model was told is not what the cell showed", told)
-        asked = [turn for turn in trajectory.turns if turn.first_step == step.index]
+        asked = [(turn, end - first < 2) for turn, first, end in _spans(trajectory) if first == step.index]
         if not _request_fits(step, before, asked, protocol, known):
             message = "the request does not follow from the step before and the question"
             told = doubt if len(step.new_messages) <= _due(before, protocol) + len(asked) else None
@@ -205,14 +209,38 @@ def _report(step: Step, known: Sequence[KernelImage], decision: Event | None) ->
     return prompts.malformed_report(step.action) if isinstance(step.action, Malformed) else None
 
 
-def _notices(parts: Sequence[Part]) -> bool:
-    return tuple(parts) in ((), (TextPart(text=prompts.LAST_MESSAGE),))
+_NOTICE = TextPart(text=prompts.LAST_MESSAGE)
+
+
+def _notices(parts: Sequence[Part], last: bool) -> bool:
+    """Whether this is nothing, or, before what can be a turn's last message, the word that it is."""
+    return tuple(parts) in ((), (_NOTICE,) if last else ())
+
+
+def _last(trajectory: Trajectory) -> set[int]:
+    """The steps whose observation can say so: at most one more follows in the turn, and nothing said it before."""
+    found, steps = set[int](), trajectory.steps
+    for _, first, end in _spans(trajectory):
+        for number in range(max(first, end - 2), end):
+            told = steps[number - 1].observation
+            before = told.content if number > first and told is not None else ()
+            asked = steps[number].new_messages[-1:] if number == first else ()
+            if _NOTICE not in (*before, *(part for message in asked for part in message.content)):
+                found.add(number)
+    return found
 
 
 def _request_fits(
-    step: Step, before: Step | None, turns: Sequence[Turn], protocol: Protocol, known: Sequence[KernelImage]
+    step: Step,
+    before: Step | None,
+    turns: Sequence[tuple[Turn, bool]],
+    protocol: Protocol,
+    known: Sequence[KernelImage],
 ) -> bool:
-    """Whether the new messages are the last completion, what came back for it, and the questions asked since."""
+    """Whether the new messages are the last completion, what came back for it, and the questions asked since.
+
+    `turns` are those that begin with this step, and whether it is all that they have.
+    """
     new = list(step.new_messages)
     if before is not None:
         expected = [protocol.reply(before.completion)]
@@ -221,14 +249,14 @@ def _request_fits(
         if new[: len(expected)] != expected:
             return False
         new = new[len(expected) :]
-    elif new[:1] and new[0].role == "system":
-        if new[0] != Message(role="system", content=(TextPart(text=protocol.system()),)):
-            return False
+    elif new[:1] != [Message(role="system", content=(TextPart(text=protocol.system()),))]:
+        return False
+    else:
         new = new[1:]
     shown = [image for image in known if image.origin == "input"] if before is None else []
     waiting = list(turns)
     for message in new:  # a question that no request carried comes along, or was forgotten with its kernel
-        while waiting and not _asks(message, waiting[0].question, shown):
+        while waiting and not _asks(message, waiting[0][0].question, shown, last=waiting[0][1]):
             del waiting[0]
         if not waiting:
             return False
@@ -237,11 +265,11 @@ def _request_fits(
     return not waiting
 
 
-def _asks(message: Message, question: str, images: Sequence[KernelImage]) -> bool:
+def _asks(message: Message, question: str, images: Sequence[KernelImage], *, last: bool) -> bool:
     """Whether this is a question as it is put, with these images."""
     parts = prompts.question(question, images)
     rest = message.content[len(parts) :]
-    return message == Message(role="user", content=(*parts, *rest)) and _notices(rest)
+    return message == Message(role="user", content=(*parts, *rest)) and _notices(rest, last)
 
 
 def _due(before: Step | None, protocol: Protocol) -> int:

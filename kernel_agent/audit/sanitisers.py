@@ -1,9 +1,11 @@
 """Named rules for text that may differ between two honest runs of the same code.
 
 Guarantees: a rule forgives only its groups; all around them, the number of its matches and their order are compared as they are.
-What a group holds must be of the right kind (`fits`) and, but for rates, stand for the same thing everywhere in the text: one to
-one. Text that agrees only after rules is "normalised", never "identical", and where a rule says `why` it cannot be sure, the text
-is "not replayable" instead. No rule holds once the code has spelled what the rule looks for: such text is the code's own.
+What a group holds must be of the right kind (`fits`) and, but for rates and addresses, stand for the same thing everywhere in the
+text: one to one. (An address stands for many things, as objects are freed and it is used again; it carries no content.) Text that
+agrees only after rules is "normalised", never "identical", and where a rule says `why` it cannot be sure, the text is "not
+replayable" instead; so it is where the code may have built what the rule looks for, or it stands where only code writes. No rule
+holds once the code has spelled what the rule looks for: such text is the code's own.
 There is no rule for times, dates, chance and temporary names: they could be anything.
 Linear in the length of the text.
 """
@@ -20,7 +22,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is known of a cell besides its text: marks of rules that the code has spelled; its seconds, recorded and replayed."""
+    """What is known of a cell besides its text: marks of rules that the code has spelled, and names of those whose text it may
+    have built; its seconds, recorded and replayed.
+    """
 
     spelled: frozenset[str] = frozenset()
     seconds: tuple[float, float] = (0.0, 0.0)
@@ -35,6 +39,8 @@ class Sanitiser:
 
     Attributes:
         mark: what the code of the cell and of those before it must not spell.
+        builds: code by which it may write such text itself: then nobody can be sure.
+        places: where else than in such texts (stdout, stderr, text, result, error) only the code itself writes it; empty: nowhere.
         why: why what differs cannot be had again; "" where it carries nothing that a reader could take for content.
         mapped: whether a group stands for the same everywhere.
         fits: whether the recorded and the replayed match can be of the kind that the rule is for.
@@ -43,6 +49,8 @@ class Sanitiser:
     name: str
     pattern: re.Pattern[str]
     mark: str
+    builds: re.Pattern[str] | None = None
+    places: frozenset[str] = frozenset()
     why: str = ""
     mapped: bool = True
     fits: Fits = lambda _recorded, _replayed, _known: True
@@ -84,6 +92,14 @@ _BAR = re.compile(
     r"(?:it/s|(?P<inverse>s)/it)\]"
 )
 
+_HEXADECIMAL = re.compile(
+    r"\bhex\b|(?<!\w)0[xX](?![0-9a-fA-F])|%[-#0]{0,3}\d{0,3}[xX](?!\w)|[\w)\]{]:[-<>^=+#_0-9]{0,9}(?:\{\w{0,40}\})?[xX]\}"
+    r"|\bformat\([^()\n]{1,80}, ?['\"][#\d]{0,9}[xX]['\"]"
+)
+_OWN = "the code may have written it by itself"
+_TOLD = frozenset({"stderr", "error"})
+"""Where Python and IPython write of the code that ran."""
+
 SANITISERS = (
     Sanitiser(
         name="memory address",
@@ -94,6 +110,8 @@ SANITISERS = (
             r"|<Execution(?:Result|Info) object at ([1-9a-f][0-9a-f]{4,10}[08]),"
         ),
         mark=" at 0x",
+        builds=_HEXADECIMAL,
+        mapped=False,
     ),
     Sanitiser(
         name="file of a cell",  # its name holds the number of the kernel's process, and a hash of its code
@@ -102,11 +120,13 @@ SANITISERS = (
             r"(?=/\d{1,10}\.py\b)"
         ),
         mark="ipykernel_",
+        places=_TOLD,
     ),
     Sanitiser(
         name="execution count",
         pattern=re.compile(r"^ {0,2}Cell In\[(\d{1,6})\], line \d{1,6}\b", re.MULTILINE),
         mark="Cell In",
+        places=_TOLD,
     ),
     Sanitiser(
         name="library location",
@@ -154,11 +174,12 @@ SANITISERS = (
 
 
 def spelled(code: str) -> frozenset[str]:
-    """The marks of rules in code."""
-    return frozenset(rule.mark for rule in SANITISERS if rule.mark in code)
+    """The marks of rules in code, and the names of rules whose text it may build."""
+    built = {rule.name for rule in SANITISERS if rule.builds is not None and rule.builds.search(code)}
+    return frozenset({rule.mark for rule in SANITISERS if rule.mark in code} | built)
 
 
-def normalise(first: str, second: str, known: Known) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+def normalise(what: str, first: str, second: str, known: Known) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
     """The recorded and the replayed text after the rules, the names of those that made a difference, and why that is not sure."""
     names, unsure = [], []
     for rule in SANITISERS:
@@ -177,6 +198,8 @@ def normalise(first: str, second: str, known: Known) -> tuple[str, str, tuple[st
         names.append(rule.name)
         if rule.why:
             unsure.append(f"{rule.name}: {rule.why}")
+        elif rule.name in known.spelled or (rule.places and what not in rule.places):
+            unsure.append(f"{rule.name}: {_OWN}")
         elif rule.mapped and not len(set(pairs)) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
             unsure.append(f"{rule.name}: one in one text stands for two in the other")
         first, second = _blanked(first, one), _blanked(second, other)

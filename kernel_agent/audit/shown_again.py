@@ -2,8 +2,8 @@
 
 Guarantees: pure; the same rules as re-execution has for text. What differs after them is excused only in a cell that draws on
 something that Jupyter does not pin, chance included, and then it is "unchecked". So is text that holds control characters, as
-coloured tracebacks do: they can hide what stands there. Pictures and outputs of other types (HTML, ...)
-are never excused: a run lives by its pictures.
+coloured tracebacks do: they can hide what stands there. Pictures, the type of an output that shows one, outputs of other types
+(HTML, ...) and such as nbformat does not know are never excused: a run lives by its pictures.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import CellResult, ErrorOutput, ImageOutput, Json, Output, Status, StreamOutput, TextOutput
 
 _TEXTUAL = re.compile(r"outputs\[\d+\]\.(?:output_type|name|text|ename|evalue|traceback(?:\[\d+\])?|data\.text/plain)")
+_TYPES = frozenset({"stream", "display_data", "execute_result", "error"})
+"""All that nbformat has. Of another one nobody knows what a viewer shows: most show nothing."""
 _HIDDEN = re.compile(r"^ {4}\[\.\.\. skipping hidden \d{1,4} frames?\]\n+", re.MULTILINE)
 _ENDED = (Status.OK, Status.ERROR)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -59,6 +61,10 @@ class Again:
         """Why these fields of a cell's outputs may differ, "" where they say the same; None where neither is so."""
         if not all(_TEXTUAL.fullmatch(item.field) for item in apart) or name not in self._cells:
             return None
+        types = [output.get("output_type") for output in cell.get("outputs") or ()]
+        pictured = {f"outputs[{n}].output_type" for side in (cell, wanted) for n in _pictured(side)}
+        if not _TYPES.issuperset(map(str, types)) or any(item.field in pictured for item in apart):
+            return None
         recorded, drawn, marks = self._cells[name]
         known = Known(spelled=marks, seconds=(recorded.seconds, 10 + 10 * recorded.seconds))
         then, now = _outputs(wanted), _outputs(cell)
@@ -80,7 +86,7 @@ def _outputs(cell: Json) -> list[Output]:
     found: list[Output] = []
     for output in cell.get("outputs") or ():
         kind = output.get("output_type")
-        data = output.get("data") if isinstance(output.get("data"), Mapping) else {}
+        data = _data(output)
         if kind == "stream" and output.get("name") in ("stdout", "stderr"):
             text, last = _joined(output.get("text")), found[-1] if found else None
             if isinstance(last, StreamOutput) and last.name == output["name"]:
@@ -95,13 +101,27 @@ def _outputs(cell: Json) -> list[Output]:
                     traceback=tuple(frame for frame in frames if frame),
                 )
             )
-        elif any(str(mime).startswith("image/") for mime in data):
+        elif _shows_picture(output):
             number = sum(isinstance(item, ImageOutput) for item in found)
             found.append(ImageOutput(index=number, is_result=kind == "execute_result"))
         else:
             text = clean_text(_joined(data.get("text/plain")))
             found.append(TextOutput(text=text, is_result=kind == "execute_result"))
     return [replace(item, text=clean_text(item.text)) if isinstance(item, StreamOutput) else item for item in found]
+
+
+def _data(output: Json) -> Mapping[str, Json]:
+    data = output.get("data")
+    return data if isinstance(data, Mapping) else {}
+
+
+def _shows_picture(output: Json) -> bool:
+    return any(str(mime).startswith("image/") for mime in _data(output))
+
+
+def _pictured(cell: Json) -> Iterator[int]:
+    """The places of a cell's outputs that hold a picture."""
+    return (number for number, output in enumerate(cell.get("outputs") or ()) if _shows_picture(output))
 
 
 def _texts(value: Json) -> Iterator[str]:

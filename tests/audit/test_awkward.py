@@ -24,6 +24,7 @@ HOLDS = [
     "class C:\n    def f(self): pass\nC().f, C.f, (lambda: 0), (n for n in ()), print",
     "def outer():\n    def inner(): pass\n    return inner\nprint(outer(), repr(outer().__code__)[:40])",
     "import weakref\nweakref.ref(a)",
+    "for k in range(6): print(k, image_0.resize((20 + k, 20)))\n[image_0.crop((0, 0, k, 9)) for k in range(1, 6)]",
     "np.random.default_rng(3), np.random.RandomState(2)",
     "import random\n[random.random(), random.choice('abc'), np.random.rand(), np.random.permutation(5).tolist()]",
     "np.random.seed(5)\nnp.random.normal(size=3)",
@@ -209,6 +210,11 @@ def ended(status: Status, text: str, *events: tuple[str, dict[str, object]]) -> 
     )
 
 
+def dropped(count: int) -> Change:
+    """So many characters were cut out, they say."""
+    return lambda cell: replace(cell, outputs=tuple(replace(output, dropped=count) for output in cell.outputs))
+
+
 def adds(frame: str) -> Change:
     return lambda cell: replace(
         cell,
@@ -228,7 +234,7 @@ LIES: list[tuple[str, Change]] = [
     ("n = 5\nprint(f'<dogs at 0x{n:04x}>')", says("0x0005", "0x0007")),
     ("print('<dogs at 0x7f0000000050>')", says("0050>", "0070>")),
     ("print('dogs at 0x7f0000000050, cats')", says("0050,", "0070,")),
-    ("class A: pass\na = A()\nprint(a, a)", lambda cell: says(f"{cell.outputs[0].text[-4:-2]}>\n", "70>\n")(cell)),
+    ("print('5 dogs')     ", dropped(5000)),
     ("print('/there are 5 dogs/site-packages/x.py')", says("5 dogs", "7 dogs")),
     ("print(f'/there/are/{2 + 3}/lib/python3.11/site-packages/x.py')", says("/5/", "/7/")),
     ("print(f'/tmp/tmp{2 + 3}_dogs__/x')", says("5_dogs", "7_dogs")),
@@ -276,9 +282,20 @@ ALSO_SAYING: list[tuple[str, Change]] = [
         "print('5 dogs', flush=True)\nwhile True: pass",
         ended(Status.TIMEOUT, "7 dogs\n", ("interrupted", {"why": "timeout", "after": 0.7})),
     ),
+    (
+        "print('5 dogs', flush=True)\nwhile True: pass ",
+        lambda cell: dropped(1)(
+            ended(Status.TIMEOUT, "7 dogs\n", ("interrupted", {"why": "timeout", "after": 0.7}))(cell)
+        ),
+    ),
     ("print('x', flush=True)\nimport os\nos._exit(1)", ended(Status.OK, "7 dogs\n")),
 ]
-MAY_BE_UNCHECKED = {0, 1, 7, 23, 28, 29, 37}
+BUILT: list[tuple[str, Change]] = [
+    ("def h(v): return '<dogs at ' + hex(v) + '>'\nprint(h(80_000_000))", says(hex(80_000_000), hex(112_000_000))),
+    ("print('Ce' + 'll In[5], line 3')", says("[5]", "[7]")),
+]
+"""What code writes itself in the form of what rules forgive."""
+MAY_BE_UNCHECKED = {0, 1, 23, 28, 29, 37}
 """Of `LIES`: a clock is near, or a rule cannot be sure. They must not hold all the same."""
 
 
@@ -297,6 +314,12 @@ async def test_no_lie_holds(picture: Image.Image) -> None:
         code for code, _ in LIES if "def lies" in code
     ]
     assert {cell.step for cell in cells if cell.verdict is Verdict.NOT_REPLAYABLE} <= MAY_BE_UNCHECKED
+
+
+async def test_what_the_code_may_have_built_is_not_forgiven(picture: Image.Image) -> None:
+    cells = await _audited([code for code, _ in BUILT], picture, _lie(BUILT))
+    assert [cell.verdict for cell in cells] == [Verdict.NOT_REPLAYABLE] * len(BUILT), _told(cells)
+    assert all("the code may have written it by itself" in cell.why for cell in cells)
 
 
 async def test_no_invented_interrupt_or_ending_excuses_what_a_cell_says(picture: Image.Image) -> None:

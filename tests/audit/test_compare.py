@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from kernel_agent.audit.compare_images import compare_image, distance, draw
-from kernel_agent.audit.compare_text import compare_outputs, compare_text
+from kernel_agent.audit.compare_text import begin_alike, compare_outputs, compare_text
 from kernel_agent.audit.sanitisers import Known, spelled
 from kernel_agent.audit.verdicts import Verdict
 from kernel_agent.session.images import pixel_sha256
@@ -42,16 +42,41 @@ PATH = sysconfig.get_paths()["purelib"]
             "<A at 0x7f00aa1230> <A at 0x7f00aa1230>",
             "<A at 0x7f11bb3450> <A at 0x7f11bb3460>",
             "",
-            Verdict.NOT_REPLAYABLE,
-            "one in one text stands for two in the other",
+            Verdict.NORMALISED,  # objects are freed, and their addresses used again
+            "memory address",
+        ),
+        ("<A at 0x7f00aa1230> <A at 0x7f00aa1230>", "<A at 0x7f11bb3450> <B at 0x7f11bb3450>", "", Verdict.DIFFERS, ""),
+        *(
+            (
+                "<5 at 0x7f00aa1230>",
+                "<5 at 0x7f11bb3450>",
+                code,
+                Verdict.NOT_REPLAYABLE,
+                "may have written it by itself",
+            )
+            for code in (
+                "'<5 at '+hex(v)+'>'",
+                "'<5 at ' + '0x' + d",
+                "f'<5 at {v:#x}>'",
+                "f'<5 at {v:#0{n}X}>'",
+                "'<5 at {:#014x}>'.format(v)",
+                "'<5 at %#x>' % v",
+                "format(v, '#x')",
+            )
+        ),
+        *(
+            ("<5 at 0x7f00aa1230>", "<5 at 0x7f11bb3450>", code, Verdict.NORMALISED, "memory address")
+            for code in ("{'a':x}", "{a: x}", "a[1:x]", "a & 0xff", "resize('x')", "10x", "p % x", "%xmode")
         ),
         ("/tmp/tmpa1b2c3d4/x", "/var/tmp/tmpz9y8x7w6/x", "", Verdict.NOT_REPLAYABLE, "entropy"),
-        ("/tmp/ipykernel_7/12.py:1: W", "/tmp/ipykernel_1/12.py:1: W", "", Verdict.NORMALISED, "file of a cell"),
+        ("/tmp/ipykernel_7/12.py:1: W", "/tmp/ipykernel_1/12.py:1: W", "", Verdict.NOT_REPLAYABLE, "file of a cell"),
+        ("Cell In[5], line 3", "Cell In[7], line 3", "", Verdict.NOT_REPLAYABLE, "may have written it by itself"),
+        ("Cell In[5], line 3", "Cell In[5], line 7", "", Verdict.DIFFERS, ""),
         (
             "/tmp/cv-r27_od5m/own/tmp/ipykernel_70/12.py:1: W",
             "/tmp/ipykernel_1/12.py:1: W",
             "",
-            Verdict.NORMALISED,
+            Verdict.NOT_REPLAYABLE,
             "file of",
         ),
         ("/7/dogs/ipykernel_7/12.py:1: W", "/tmp/ipykernel_1/12.py:1: W", "", Verdict.DIFFERS, ""),
@@ -96,6 +121,36 @@ def test_text_agrees_only_by_named_rules(recorded: str, again: str, code: str, v
     assert how in found.how
 
 
+@pytest.mark.parametrize("what", ["stderr", "error"])
+def test_places_in_code_are_forgiven_where_python_tells_of_it(what: str) -> None:
+    told = "{}\nCell In[{}], line 3\n/tmp/ipykernel_{}/12.py:1: W"
+    found = compare_text(what, told.format("E", 5, 70), told.format("E", 7, 1))
+    assert (found.verdict, found.how) == (Verdict.NORMALISED, "file of a cell, execution count")
+
+
+def test_how_much_was_left_out_is_compared() -> None:
+    one, other = ([StreamOutput(name="stdout", text="5 dogs\n", dropped=count)] for count in (5000, 0))
+    (found,) = [item for item in _outputs(one, other) if item.verdict.holds is False]
+    assert (found.what, found.verdict, found.texts) == ("characters left out", Verdict.DIFFERS, ("[5000]", "[0]"))
+    assert [item.verdict for item in _outputs(one, one)] == [Verdict.IDENTICAL]
+
+
+def test_what_was_cut_begins_as_its_head() -> None:
+    def says(text: str, dropped: int) -> list[Output]:
+        return [StreamOutput(name="stdout", text=text, dropped=dropped)]
+
+    def alike(one: list[Output], other: list[Output]) -> bool:
+        return begin_alike(one, other, known=Known()) and begin_alike(other, one, known=Known())
+
+    cut = says("1\n2\n3\n4\n5\n\n[... 70 characters left out ...]\n8\n99\n", 70)
+    assert alike(cut, says("1\n2\n3\n4\n5\n6\n7\n", 0))
+    assert alike(cut, says("1\n2\n3\n4\n5\n\n[... 7 characters left out ...]\n30\n31\n", 7))
+    assert alike(cut, says("1\n2\n", 0))
+    assert not alike(cut, says("1\n2\n3\n7\n", 0))
+    assert not alike(says("7 dogs\n", 1), says("5 dogs\n", 0))
+    assert not alike(says("7 dogs\n\n[... 7 characters left out ...]\n", 0), says("7 dogs\n5 cats\n", 0))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -109,18 +164,24 @@ def test_text_agrees_only_by_named_rules(recorded: str, again: str, code: str, v
         "1.",
         "/lib/python3",
         "(...)\n",
+        "format(",
+        "{:0",
+        "%0",
         "/tmp",
         "Cell In[",
         "<lambda>",
+        "\n[... 1 ",
     ],
 )
 def test_rules_take_time_in_proportion_to_the_text(text: str) -> None:
     code = """
 import sys
-from kernel_agent.audit.compare_text import compare_error, compare_text
+from kernel_agent.audit.compare_text import begin_alike, compare_error, compare_text
 from kernel_agent.audit.sanitisers import Known, spelled
-from kernel_agent.types import ErrorOutput
+from kernel_agent.types import ErrorOutput, StreamOutput
 text = sys.argv[1] * (200_000 // len(sys.argv[1]) - 1)
+spelled(text)
+begin_alike([StreamOutput(name="stdout", text=text, dropped=1)], [], known=Known())
 compare_text("stdout", text + ".1 a", text + ".2 b", tolerance=0.1)
 one, other = (ErrorOutput(ename="E", evalue="", traceback=("File /a" + text[:99_000] + end,)) for end in "ab")
 compare_error(one, other, known=Known(), tolerance=0.0)

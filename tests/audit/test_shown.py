@@ -77,6 +77,8 @@ AGAIN = [
     "import random\nrandom.random()",
     "print('\\r1 of 2', end='')\nprint('\\r2 of 2')",
     "print('5 dogs')",
+    "display('5 dogs')",
+    "display(image_0)",
 ]
 
 
@@ -130,6 +132,29 @@ def test_an_edit_is_no_run_of_the_code(step: int, old: str, new: str, code: int,
     again.write_bytes(orjson.dumps(run))
     found = [finding for finding in _audit(again).findings if finding.cell == f"step {step + 1}"]
     assert {finding.outcome for finding in found} == {Outcome.FAILS if code == 1 else Outcome.UNCHECKED}
+
+
+@pytest.mark.parametrize(
+    ("step", "output_type"),
+    [
+        (0, "pyout"),
+        (0, "display_data"),
+        (0, "execute_result"),
+        (2, "pyout"),
+        (9, "pyout"),
+        (10, "pyout"),
+        (11, "pyout"),
+    ],
+)
+def test_an_output_of_a_type_that_viewers_do_not_show_is_no_run_of_the_code(
+    step: int, output_type: str, again: Path
+) -> None:
+    run = orjson.loads(again.read_bytes())
+    shown = _cell(run, f"step-{step}")["outputs"][-1]
+    was, shown["output_type"] = shown["output_type"], output_type
+    again.write_bytes(orjson.dumps(run))
+    found = {finding.outcome for finding in _audit(again).findings if finding.cell == f"step {step + 1}"}
+    assert found == (set() if was == output_type else {Outcome.FAILS})
 
 
 @pytest.fixture
