@@ -194,7 +194,8 @@ def _report(trajectory: Trajectory, started: float, *, as_json: bool, quiet: boo
         else:
             print(f"No answer: the run ended by {trajectory.stop_reason}.", file=sys.stderr)
         if not quiet:
-            print(f"Notebook: {_shown(trajectory.path)}", file=sys.stderr)
+            signed = " (signed)" if trajectory.signer is not None and not trajectory.unsigned else ""
+            print(f"Notebook: {_shown(trajectory.path)}{signed}", file=sys.stderr)
     if not answered:
         raise typer.Exit(3)
 

@@ -31,7 +31,8 @@ from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.rerun_setup import RerunOptions
 resource.setrlimit(resource.RLIMIT_AS, (5 << 30, 5 << 30))
 report, _ = asyncio.run(audit_file(sys.argv[1], RerunOptions(code=False)))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open("/proc/self/status") as status:  # ru_maxrss has that of the process before exec too
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 print(json.dumps([peak // 1024, [[item.field, item.message] for item in report.findings]]))
 """
 

@@ -137,7 +137,7 @@ def test_a_key_that_cannot_be_used_and_a_broken_seal_are_told_and_stop_nothing(
 
     done = ask("a.ipynb", "What?", picture_file, CODEVISION_SIGNING_KEY=str(tmp_path))
     assert (done.returncode, done.stdout, sealed("a.ipynb")) == (0, "AB12\n", False)
-    assert done.stderr.startswith(f"nothing is signed: {tmp_path} cannot be read: Is a directory")
+    assert done.stderr.startswith(f"nothing is signed: {tmp_path} cannot be read: it is no regular file")
     done = ask("b.ipynb", "What?", picture_file, "--sign", CODEVISION_SIGNING_KEY=str(tmp_path))
     assert (done.returncode, (tmp_path / "b.ipynb").exists()) == (1, False)
     assert codevision("sign", "a.ipynb", cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path / "conf")).returncode == 0
@@ -147,7 +147,7 @@ def test_a_key_that_cannot_be_used_and_a_broken_seal_are_told_and_stop_nothing(
     for name, source in (("c.ipynb", "a.ipynb"), ("d.ipynb", "c.ipynb")):
         done = ask(name, "--continue", source, "And now?")
         assert (done.returncode, sealed(name)) == (0, False), done.stderr
-        assert f"{name} is not signed any more: its seal did not hold" in done.stderr
+        assert f"{name} is not signed by itself: its seal did not hold" in done.stderr
     done = ask("e.ipynb", "--continue", "a.ipynb", "And now?", "--sign")
     assert (done.returncode, sealed("e.ipynb")) == (1, False)
     assert "e.ipynb is not signed: its seal did not hold before: run, codevision.header.kernel_seed" in done.stderr
