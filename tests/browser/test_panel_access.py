@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 
 from tests.browser.panel import Panel
 
@@ -98,10 +99,12 @@ def test_a_run_by_keyboard_alone(panel: Panel) -> None:
 
 
 def test_the_panel_is_a_command(visit: Callable[..., Page], panel: Panel) -> None:
-    panel.page.keyboard.press("Control+Shift+C")
-    search = panel.page.locator(
-        "#modal-command-palette input, .jp-ModalCommandPalette input, .lm-CommandPalette-input"
-    ).first
+    search = panel.page.locator(".lm-CommandPalette-input:visible")
+    for _ in range(5):  # JupyterLab takes the keys once it has started up
+        panel.page.keyboard.press("Control+Shift+C")
+        with suppress(TimeoutError):
+            search.wait_for(timeout=4000)
+            break
     search.fill("CodeVision")
     panel.page.locator(".lm-CommandPalette-item", has_text="CodeVision").first.click()
     expect(panel.at("question")).to_be_visible()
