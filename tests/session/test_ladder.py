@@ -236,7 +236,7 @@ def test_timeouts_one_after_another(mortal: Session) -> None:
 @pytest.mark.parametrize("seconds", [0.001, 0.02, 0.1, 0.3])
 def test_an_interrupt_among_pictures_shifts_nothing(session: Session, seconds: float) -> None:
     before = state(session)
-    session.run("for n in range(10**6): display(image_0.resize((90 + n % 50, 80)))", seconds=seconds)
+    session.run("for n in range(10**6): display(image_0.resize((9 + n % 50, 8)))", seconds=seconds)
     assert session.cells[-1].status is Status.TIMEOUT
     after = state(session)
     shown = {image.name for image in session.images} | {"images", "n"}
