@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel_agent.errors import InputError
-from kernel_agent.trajectory.reading import read_file
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey
@@ -102,6 +101,8 @@ def pinned(given: str) -> str:
 
 
 def _read(path: Path, remedy: str) -> bytes:
+    from kernel_agent.trajectory.reading import read_file  # loaded here: `codevision --help` needs no run
+
     try:
         return read_file(path, _MOST)
     except OSError as error:

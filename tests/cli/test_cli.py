@@ -405,3 +405,12 @@ def test_import_stays_light() -> None:
     }
     code = f"import sys, kernel_agent; print(sorted(set(sys.modules) & {heavy!r}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_help_reads_no_run() -> None:
+    """What `codevision --help` loads is what every command waits for."""
+    code = (
+        "import sys, kernel_agent.cli.commands; print('kernel_agent.trajectory' in sys.modules, 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
