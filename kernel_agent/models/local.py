@@ -9,6 +9,7 @@ Sampling seeds torch's global generator for the length of a completion and puts 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 import time
@@ -53,6 +54,7 @@ class TransformersModel:
         revision: str | None = None,
         name: str | None = None,
     ) -> None:
+        _leave_room_in_environment()
         self._source = resolve(path_or_name)
         self.name = name or Path(self._source).name
         self._device, self._dtype, self._revision = device, dtype, revision
@@ -144,3 +146,15 @@ class TransformersModel:
             **about,
             **files,
         }
+
+
+@functools.cache
+def _leave_room_in_environment() -> None:
+    """Leave a place in the process's environment for the variable that numpy and torch each set when imported.
+
+    They are imported in the model's thread while the kernel starts in others. Before glibc 2.41 a new variable may move
+    the whole table from under a thread that reads it (to look up a user, say), and the process dies of SIGSEGV. A
+    variable set and taken away again here leaves its place behind, and the table stays where it is.
+    """
+    os.environ["CODEVISION_ROOM"] = ""
+    del os.environ["CODEVISION_ROOM"]

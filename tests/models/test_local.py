@@ -117,6 +117,20 @@ def test_importing_models_is_light() -> None:
     )
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at glibc's table of variables")
+def test_loading_does_not_move_the_environment_from_under_other_threads(checkpoint: Path) -> None:
+    code = f"""if True:
+        import ctypes
+        from kernel_agent.models import TransformersModel
+        model = TransformersModel({str(checkpoint)!r}, device="cpu")
+        table = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "environ")
+        before = table.value
+        model.load()
+        assert table.value == before
+    """
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_without_torch_the_error_names_the_extra() -> None:
     code = (
         "import sys, asyncio; sys.modules['torch'] = None\n"
