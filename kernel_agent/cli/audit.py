@@ -119,6 +119,8 @@ def audit(
                 )
             code = _folder(target, results, options, expected, jobs, as_json)
         else:
+            if results is not None or jobs is not None:
+                raise typer.BadParameter("--results and --jobs are for a folder of runs: leave them out.")
             asked = (model, base_url) if replay_model else None
             code = _file(target, options, expected, asked, html, as_json)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.util
 import os
 import threading
 import time
@@ -32,7 +33,7 @@ _NOT_HERE = "the checkpoint is not in this machine's hub cache"
 
 
 def embedded(*, device: str = "auto") -> TransformersModel:
-    """The model that ships with the package. Raises ModelFailed where its weights or torch are missing."""
+    """The model that ships with the package. Raises ModelFailed where its weights, torch or transformers are missing."""
     return TransformersModel(embedded_path(), device=device, name="embedded")
 
 
@@ -43,6 +44,8 @@ class TransformersModel:
         device: "auto" (CUDA where there is one), "cpu", "cuda:0", ...
         dtype: as torch names it ("float32", "bfloat16"); "auto" is the checkpoint's own.
         revision: of a hub checkpoint.
+
+    Raises ModelFailed where torch or transformers are not installed, InputError for a path that is no checkpoint.
     """
 
     def __init__(
@@ -54,6 +57,9 @@ class TransformersModel:
         revision: str | None = None,
         name: str | None = None,
     ) -> None:
+        missing = [package for package in ("torch", "transformers") if importlib.util.find_spec(package) is None]
+        if missing:
+            raise ModelFailed(f"A model in this process needs {' and '.join(missing)}: {_INSTALL}")
         _leave_room_in_environment()
         self._source = resolve(path_or_name)
         self.name = name or Path(self._source).name
@@ -71,9 +77,7 @@ class TransformersModel:
             try:
                 from kernel_agent.models.generate import load
             except ImportError as error:
-                raise ModelFailed(
-                    f"A model in this process needs torch and transformers ({error}): {_INSTALL}"
-                ) from None
+                raise ModelFailed(f"torch and transformers cannot be loaded ({error}): {_INSTALL}") from None
             self._loaded = load(self._source, device=self._device, dtype=self._dtype, revision=self._revision)
 
     async def complete(self, request: Request, *, on_text: Callable[[str], None] | None = None) -> Completion:

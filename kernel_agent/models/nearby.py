@@ -18,12 +18,12 @@ from pathlib import Path
 
 from kernel_agent.models.checkpoint import snapshot
 from kernel_agent.models.hashes import identity
+from kernel_agent.redact import REDACTED, redact
 from kernel_agent.types import Json
 
 FACTS = ("flags", "variables", "revision", "weights_sha256", "files_sha256")
 ELSEWHERE = "not told by the server"
 
-REDACTED = "[redacted]"
 _PROC = Path("/proc")
 _LISTEN = "0A"
 _PATIENCE = 5.0
@@ -95,8 +95,6 @@ def unknown(why: str) -> dict[str, Json]:
 
 def server_at(port: int, root: str | None, roots: Collection[str]) -> dict[str, Json]:
     """`FACTS` and `not_told` of the server on this machine's `port`, which says that it serves `roots`, and `root` for the model."""
-    from kernel_agent.trajectory.redact import redact  # rooms beside this one are loaded where they are needed
-
     found = [(process, read) for process in listening(port) if (read := flags(process.command)).get("--model") in roots]
     if not found or root is None:
         return unknown(

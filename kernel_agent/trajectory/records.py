@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from kernel_agent.errors import TrajectoryError
+from kernel_agent.redact import redact, redact_text
 from kernel_agent.trajectory.codec import decode, encode
-from kernel_agent.trajectory.redact import redact, redact_text
 from kernel_agent.types import Event, Json, KernelImage, Step, StopReason
 
 SCHEMA = 1

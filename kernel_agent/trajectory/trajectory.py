@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernel_agent.errors import InputError, TrajectoryError
+from kernel_agent.redact import redact
 from kernel_agent.trajectory import geometry
 from kernel_agent.trajectory.codec import encode, plain
 from kernel_agent.trajectory.records import Turn, clean_event, clean_step
-from kernel_agent.trajectory.redact import redact
 from kernel_agent.trajectory.state import State
 from kernel_agent.types import (
     Box,

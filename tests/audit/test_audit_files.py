@@ -56,6 +56,9 @@ def test_the_command_says_by_its_exit_code_what_holds(notebook: Path, tmp_path: 
     loose = CliRunner().invoke(app, ["audit", str(notebook), "--isolation", "none"])
     assert loose.exit_code == 2
     assert "--unsafe-no-sandbox" in loose.output
+    for option in ("--jobs", "--results"):
+        done = CliRunner().invoke(app, ["audit", str(notebook), option, "1"])
+        assert (done.exit_code, "for a folder" in done.output) == (2, True)
 
 
 def _deep(run: dict) -> None:

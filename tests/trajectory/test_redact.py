@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from making import cell_step, kernel_image, noise, text_message
 
+from kernel_agent.redact import REDACTED, redact, redact_text
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.trajectory.redact import REDACTED, redact, redact_text
 from kernel_agent.types import Completion, Event, StopReason
 
 SECRETS = [
