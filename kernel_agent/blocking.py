@@ -7,6 +7,7 @@ notebook whose own loop is busy. Ctrl-C cancels the coroutine, waits for its cle
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 from collections.abc import Coroutine
@@ -27,9 +28,22 @@ def background_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _lock:
         if _loop is None:
+            leave_room_in_environment()
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="codevision", daemon=True).start()
         return _loop
+
+
+@functools.cache
+def leave_room_in_environment() -> None:
+    """Before the first thread of ours: leave a place for the variable that numpy and torch each set when imported.
+
+    They are imported in one thread while a kernel starts in others. Before glibc 2.41 a new variable may move the whole
+    table of variables from under a thread that reads it (to look up a user, say), and the process dies of SIGSEGV. A
+    variable set and taken away again leaves its place behind, and the table stays where it is.
+    """
+    os.environ["CODEVISION_ROOM"] = ""
+    del os.environ["CODEVISION_ROOM"]
 
 
 def _forget() -> None:

@@ -9,7 +9,6 @@ Sampling seeds torch's global generator for the length of a completion and puts 
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib.util
 import os
 import threading
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kernel_agent.blocking import leave_room_in_environment
 from kernel_agent.errors import ModelError, ModelFailed
 from kernel_agent.models.checkpoint import embedded_path, resolve, snapshot
 from kernel_agent.models.hashes import identity
@@ -60,7 +60,7 @@ class TransformersModel:
         missing = [package for package in ("torch", "transformers") if importlib.util.find_spec(package) is None]
         if missing:
             raise ModelFailed(f"A model in this process needs {' and '.join(missing)}: {_INSTALL}")
-        _leave_room_in_environment()
+        leave_room_in_environment()
         self._source = resolve(path_or_name)
         self.name = name or Path(self._source).name
         self._device, self._dtype, self._revision = device, dtype, revision
@@ -150,15 +150,3 @@ class TransformersModel:
             **about,
             **files,
         }
-
-
-@functools.cache
-def _leave_room_in_environment() -> None:
-    """Leave a place in the process's environment for the variable that numpy and torch each set when imported.
-
-    They are imported in the model's thread while the kernel starts in others. Before glibc 2.41 a new variable may move
-    the whole table from under a thread that reads it (to look up a user, say), and the process dies of SIGSEGV. A
-    variable set and taken away again here leaves its place behind, and the table stays where it is.
-    """
-    os.environ["CODEVISION_ROOM"] = ""
-    del os.environ["CODEVISION_ROOM"]
