@@ -93,7 +93,7 @@ def audit(
         from kernel_agent.audit.rerun_setup import RerunOptions
         from kernel_agent.audit.seal import Expected
         from kernel_agent.audit.sigstore_check import trust_of
-        from kernel_agent.errors import CodeVisionError
+        from kernel_agent.errors import CodeVisionError, InputError
 
         options = RerunOptions(
             tolerance=tolerance,
@@ -112,6 +112,8 @@ def audit(
             trust=trust_of(staging=staging, config=trust_config, refresh=refresh_trust),
         )
         in_a_folder(html)
+        if not target.exists():
+            raise InputError(f"{target} is not there: give a saved run (RUN.ipynb, RUN.zip) or a folder of them")
         if target.is_dir():
             if html is not None or replay_model:
                 raise typer.BadParameter(

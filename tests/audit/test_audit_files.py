@@ -56,6 +56,8 @@ def test_the_command_says_by_its_exit_code_what_holds(notebook: Path, tmp_path: 
     loose = CliRunner().invoke(app, ["audit", str(notebook), "--isolation", "none"])
     assert loose.exit_code == 2
     assert "--unsafe-no-sandbox" in loose.output
+    gone = CliRunner().invoke(app, ["audit", str(tmp_path / "gone.ipynb")])
+    assert (gone.exit_code, "gone.ipynb is not there" in gone.output) == (2, True)
     for option in ("--jobs", "--results"):
         done = CliRunner().invoke(app, ["audit", str(notebook), option, "1"])
         assert (done.exit_code, "for a folder" in done.output) == (2, True)
