@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Response, expect
 
 from tests.browser.cable import cable
 from tests.browser.labs import Lab
@@ -25,10 +25,16 @@ def test_settings_have_a_form_and_are_taken_by_the_next_run(panel: Panel, settin
     for label in ("Model", "Model server", "Protocol", "Isolation", "Steps", "Seconds", "Tokens", "Approve each step"):
         expect(form.get_by_text(label, exact=True).first).to_be_visible()
     steps = form.locator('input[id$="_steps"]')
-    steps.fill("2")
-    panel.page.wait_for_function(
-        "() => window.jupyterapp.serviceManager.settings.fetch('@kernel-agent/jupyterlab:panel').then(it => /\"steps\": 2\\b/.test(it.raw))"
-    )
+    told: list[str] = []
+
+    def read_back(response: Response) -> bool:
+        """JupyterLab takes a setting when it has saved it and read it back."""
+        if "/api/settings/" in response.url and "jupyterlab" in response.url and "panel" in response.url:
+            told.append(response.request.method)
+        return told[-2:] == ["PUT", "GET"]
+
+    with panel.page.expect_response(read_back):
+        steps.fill("2")
     panel.run("Have two looks [two]")
     expect(panel.done()).to_contain_text("The budget of steps is spent.")
     assert panel.at("budget-steps").get_attribute("aria-valuemax") == "2"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as TooLate
 
 from kernel_agent import Agent, Budget, Task
 from kernel_agent.audit.audit import audit_file
@@ -37,11 +38,19 @@ class Opened:
         return self.page.locator(".jp-Notebook .jp-CodeCell").filter(has=self.page.get_by_text(code, exact=False)).first
 
     def save(self) -> None:
-        """Save as a person does, and wait until the file has been written."""
+        """Save as a person does, again where a change came meanwhile, and wait until the file has been written."""
         before = self.path.stat().st_mtime_ns
         self.page.locator(".jp-Notebook .jp-MarkdownCell").last.click()
-        self.page.keyboard.press("Control+s")
-        self.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+        for left in reversed(range(6)):
+            self.page.keyboard.press("Control+s")
+            try:
+                self.page.wait_for_function(
+                    "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=5_000
+                )
+                break
+            except TooLate:
+                if not left:
+                    raise
         for _ in range(100):
             if self.path.stat().st_mtime_ns != before:
                 return
