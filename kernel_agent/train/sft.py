@@ -256,6 +256,7 @@ def _train(
     steps = math.ceil(math.ceil(len(data.train) / options.micro_batch) / (options.batch // options.micro_batch))
     steps = math.ceil(steps * options.epochs)
     cuda = torch.cuda.is_available()
+    more: dict[str, Any] = {"gradient_checkpointing": True} if cuda else {}
     arguments = TrainingArguments(
         output_dir=str(folder / _CHECKPOINTS),
         num_train_epochs=options.epochs,
@@ -273,7 +274,7 @@ def _train(
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to=[],
-        **({"gradient_checkpointing": True} if cuda else {}),
+        **more,
     )
     meter = _Meter(told)
     trainer = Trainer(
