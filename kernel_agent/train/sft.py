@@ -266,6 +266,7 @@ def _train(
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(options.warmup * steps),
         bf16=bf16,
+        use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         save_steps=max(1, steps // 10),
         save_total_limit=1,
