@@ -77,7 +77,7 @@ class Bars(contextlib.ExitStack):
         self._shown: Callable[[int], None] = lambda done: None
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """See `train.sft.Told`."""
+        """See `train.dataset.Told`."""
         if what != self.what:
             self.close()
             self.what, self._shown = what, self.enter_context(bar(what, total, self.quiet))

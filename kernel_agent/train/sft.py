@@ -9,22 +9,21 @@ a checkpoint like the one it came from (same dtype, a LoRA merged), and `train.j
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import platform
-import resource
 import shutil
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import accelerate  # noqa: F401  (the Trainer needs it, and would say so late)
 import torch
 from torch import nn
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -33,14 +32,10 @@ from transformers.utils import logging as transformers_logging
 from kernel_agent.errors import InputError, ModelFailed, StorageError
 from kernel_agent.models.checkpoint import resolve, snapshot
 from kernel_agent.models.generate import Loaded, load
-from kernel_agent.models.hashes import file_sha256, identity
-from kernel_agent.tasks.released import Problem
+from kernel_agent.models.hashes import identity
+from kernel_agent.train.dataset import Data, Told, gather
 from kernel_agent.train.examples import IGNORED, Collator, Example, Writer
-from kernel_agent.train.runs import files_of, places, read_run
 from kernel_agent.types import Json
-
-Told = Callable[[str, int, int], None]
-"""Is told what is going on, how much of it is done, and of how much."""
 
 RECORD = "train.json"
 _CHECKPOINTS = "checkpoints"
@@ -96,16 +91,6 @@ class Options:
             raise InputError(f"lora {self.lora}: give a rank of at least 1, such as 16")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """What is learned from, what is held out, and what the record says of both."""
-
-    train: tuple[Example, ...]
-    held_out: tuple[Example, ...]
-    problems: tuple[Problem, ...]
-    about: dict[str, Json]
-
-
 def sft(options: Options, out: str | Path, told: Told = lambda what, done, total: None) -> dict[str, Json]:
     """Train, and write the checkpoint to `out`; the record that lies beside it as train.json.
 
@@ -117,7 +102,14 @@ def sft(options: Options, out: str | Path, told: Told = lambda what, done, total
         )
     folder = Path(out)
     loaded, base = _base(options)
-    data = gather(options, loaded, told)
+    ends = loaded.model.generation_config.eos_token_id
+    writer = Writer(
+        loaded.processor,
+        ends if isinstance(ends, list) else [ends],
+        min(options.max_tokens, loaded.context()),
+        skip_mistakes=options.skip_mistakes,
+    )
+    data = gather(options.data, writer, told, limit=options.limit, eval_share=options.eval_share, seed=options.seed)
     claim = {"options": _told_options(options), "base": base, "data": data.about}
     try:
         record = _begin(folder, claim)
@@ -139,76 +131,18 @@ def _base(options: Options) -> tuple[Loaded, dict[str, Json]]:
     bf16 = _bf16(options)
     found = load(source, device="auto", dtype="bfloat16" if bf16 and options.lora else "float32", revision=None)
     local = Path(source) if Path(source).is_dir() else snapshot(source, None, os.environ)
-    return found, {"model": Path(source).name, **(identity(local, limit=None) if local else {})}
-
-
-def gather(options: Options, loaded: Loaded, told: Told) -> Data:
-    """Read the runs and write them as examples of the loaded model."""
-    files = files_of(Path(one).expanduser() for one in options.data)
-    ends = loaded.model.generation_config.eos_token_id
-    limit = min(options.max_tokens, loaded.context())
-    writer = Writer(
-        loaded.processor, ends if isinstance(ends, list) else [ends], limit, skip_mistakes=options.skip_mistakes
-    )
-    runs: list[tuple[Example, ...]] = []
-    problems: list[Problem] = []
-    seen = unseen = 0
-    found = list(places(files))[: options.limit]
-    for number, place in enumerate(found):
-        run = read_run(place)
-        told("reading", number + 1, len(found))
-        if isinstance(run, Problem):
-            problems.append(run)
-            continue
-        written = writer.write(run)
-        seen, unseen = seen + written.seen, unseen + written.unseen
-        if written.left_out:
-            problems.append(run.problem(written.left_out))
-        if written.examples:
-            runs.append(written.examples)
-    held = _held_out([examples[0].kind for examples in runs], options.eval_share, options.seed)
-    train = tuple(one for number, examples in enumerate(runs) if number not in held for one in examples)
-    held_out = tuple(one for number in sorted(held) for one in runs[number])
-    if not train:
-        first = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
-        raise InputError(f"{', '.join(options.data)}: no run is left to learn from{first}")
-    about = {
-        "files": {file.name: file_sha256(file) for file in files},
-        "runs": len(runs),
-        "kinds": dict(sorted(Counter(examples[0].kind for examples in runs).items())),
-        "held_out_runs": len(held),
-        "examples": len(train),
-        "tokens": sum(len(one.ids) for one in train),
-        "learned_tokens": sum(one.learned for one in train),
-        "examples_sha256": _hash([*train, *held_out]),
-        "recorded_prompts": {"equal": seen, "other": unseen},
-        "left_out": [str(problem) for problem in problems],
-    }
-    return Data(train=train, held_out=held_out, problems=tuple(problems), about=about)
-
-
-def _held_out(kinds: Sequence[str], share: float, seed: int) -> set[int]:
-    """Numbers of the runs that are held out: the share of each kind, at least one of those that have two."""
-    out: set[int] = set()
-    for kind in set(kinds):
-        numbers = [number for number, one in enumerate(kinds) if one == kind]
-        numbers.sort(key=lambda number: hashlib.sha256(f"{seed} {number}".encode()).digest())
-        if share and len(numbers) > 1:
-            out.update(numbers[: max(1, round(share * len(numbers)))])
-    return out
-
-
-def _hash(examples: Sequence[Example]) -> str:
-    """Over ids, labels and pictures, in order."""
-    whole = hashlib.sha256()
-    for one in examples:
-        whole.update(json.dumps([one.ids.tolist(), one.labels.tolist(), one.pictures]).encode())
-    return whole.hexdigest()
+    return found, {"model": _name(options.model), **(identity(local, limit=None) if local else {})}
 
 
 def _told_options(options: Options) -> dict[str, Json]:
     told = asdict(options)
-    return {**told, "data": [Path(one).name for one in options.data], "model": Path(options.model).name}
+    return {**told, "data": [_name(one) for one in options.data], "model": _name(options.model)}
+
+
+def _name(given: str) -> str:
+    """A hub's name as it is, of a path its end."""
+    path = Path(given).expanduser()
+    return path.resolve().name if path.exists() else given
 
 
 def _begin(folder: Path, claim: dict[str, Json]) -> dict[str, Json]:
@@ -222,11 +156,12 @@ def _begin(folder: Path, claim: dict[str, Json]) -> dict[str, Json]:
         return claim
     found: dict[str, Json] = json.loads(file.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(claim))
+    wanted["data"] = {"examples_sha256": claim["data"]["examples_sha256"]}
     differing = [
-        f"{part}.{key}={(found.get(part) or {}).get(key)!r:.60}"
+        f"{part}.{key}={found[part].get(key)!r:.60}"
         for part in wanted
         for key in wanted[part]
-        if (found.get(part) or {}).get(key) != wanted[part][key]
+        if found[part].get(key) != wanted[part][key]
     ]
     if differing:
         raise InputError(
@@ -256,7 +191,9 @@ def _train(
     steps = math.ceil(math.ceil(len(data.train) / options.micro_batch) / (options.batch // options.micro_batch))
     steps = math.ceil(steps * options.epochs)
     cuda = torch.cuda.is_available()
-    more: dict[str, Any] = {"gradient_checkpointing": True} if cuda else {}
+    more: dict[str, Any] = {}
+    if cuda:
+        more = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     arguments = TrainingArguments(
         output_dir=str(folder / _CHECKPOINTS),
         num_train_epochs=options.epochs,
@@ -413,5 +350,7 @@ def _version(name: str) -> str | None:
 def _peak_memory_mb() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated()) >> 20
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak >> (20 if sys.platform == "darwin" else 10)

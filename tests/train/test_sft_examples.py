@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -349,3 +351,15 @@ async def test_a_picture_that_changed_is_found(tmp_path: Path, tiny: Any) -> Non
     Image.new("RGB", (9, 9)).save(picture)
     with pytest.raises(InputError, match="pictures have changed"):
         Collator(tiny)([example])
+
+
+def test_what_is_not_installed_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['accelerate'] = None; from kernel_agent.cli import main\n"
+        f"sys.argv = ['codevision', 'train', 'sft', '--data', 'x', '--model', 'embedded', '--out', {str(tmp_path / 'out')!r}]\nmain()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("codevision: ")
+    assert "pip install 'kernel-agent[train]'" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -67,7 +67,9 @@ def test_the_command_teaches_the_embedded_model_an_answer(tmp_path: Path) -> Non
 
     (tmp_path / "runs").mkdir()
     for index in range(8):
-        asyncio.run(run(tmp_path / "runs", [policy.answer("FOUR")], name=f"r{index}", images=[four((100 + 20 * index, 80))]))
+        asyncio.run(
+            run(tmp_path / "runs", [policy.answer("FOUR")], name=f"r{index}", images=[four((100 + 20 * index, 80))])
+        )
     (tmp_path / "runs" / "broken.ipynb").write_text("{}")
     out = tmp_path / "tuned"
     arguments = [sys.executable, "-m", "kernel_agent.cli", "train", "sft", "--data", str(tmp_path / "runs"), "--model", "embedded",
