@@ -23,10 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernel_agent.errors import InputError
+from kernel_agent.errors import CodeVisionError, InputError
 from kernel_agent.models.rendering import image_tokens, picture, prepare, render
 from kernel_agent.models.text import break_up, mend
 from kernel_agent.models.tokens import rendered_prompt
+from kernel_agent.tasks.released import RowError
 from kernel_agent.train.runs import Run
 from kernel_agent.types import Completion, ImagePart, KernelImage, Message, TextPart
 
@@ -64,10 +65,11 @@ class Example:
 
     def views(self) -> list[bytes]:
         """The pictures' files. InputError where they are not those the example was made with."""
-        messages = [
-            message for exchange in self.again().exchanges[: self.steps[-1] + 1] for message in exchange.messages
-        ]
-        found = [image.view for image in _images(messages)]
+        try:
+            exchanges = self.again().exchanges[: self.steps[-1] + 1]
+            found = [image.view for one in exchanges for image in _images(one.messages)]
+        except (RowError, OSError, CodeVisionError) as error:
+            raise InputError(f"{self.run}: it can no longer be read ({error}); put it back, or begin anew") from error
         if [hashlib.sha256(view).hexdigest() for view in found] != list(self.pictures):
             raise InputError(
                 f"{self.run}: its pictures have changed since training began; put them back, or begin anew"

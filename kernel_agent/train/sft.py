@@ -96,10 +96,13 @@ def sft(options: Options, out: str | Path, told: Told = lambda what, done, total
 
     Where `out` holds it already it is only read. Raises InputError, ModelFailed, StorageError.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.cuda.device_count() > 1:
         raise InputError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this trains in one process; start it without torchrun"
+            f"WORLD_SIZE={os.environ.get('WORLD_SIZE', '1')} and {torch.cuda.device_count()} GPUs: this trains in one process on "
+            "one device; start it without torchrun, with CUDA_VISIBLE_DEVICES=0"
         )
+    if options.lora is not None:
+        import peft  # noqa: F401  (missing, it is missed before anything is read)
     folder = Path(out)
     loaded, base = _base(options)
     ends = loaded.model.generation_config.eos_token_id

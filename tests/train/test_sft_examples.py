@@ -351,6 +351,9 @@ async def test_a_picture_that_changed_is_found(tmp_path: Path, tiny: Any) -> Non
     Image.new("RGB", (9, 9)).save(picture)
     with pytest.raises(InputError, match="pictures have changed"):
         Collator(tiny)([example])
+    picture.unlink()
+    with pytest.raises(InputError, match=r"row 0: it can no longer be read \(.*does not exist.*put it back"):
+        Collator(tiny)([example])
 
 
 def test_what_is_not_installed_is_said_before_anything_is_read(tmp_path: Path) -> None:
