@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from kernel_agent.cli import ask, audit, counterfactuals, data, doctor, eval, evidence, notebooks, score, servers
+from kernel_agent.cli import ask, audit, counterfactuals, data, doctor, eval, evidence, notebooks, score, servers, train
 from kernel_agent.cli.terminal import interrupted
 
 
@@ -47,6 +47,7 @@ app.command("eval", help=eval.HELP)(eval.evaluate)
 app.command()(servers.endpoint)
 app.command(help=score.HELP)(score.score)
 app.add_typer(data.app, name="data")
+app.add_typer(train.app, name="train")
 
 
 @app.command()

@@ -1,14 +1,12 @@
 """Prompt, generation and decoding with torch and transformers; runs in one thread. Importing this imports torch.
 
-Images go through the checkpoint's own processor and chat template, in the order of the messages. The text is decoded as
-vLLM does: special tokens left out, a stop string and what follows it cut off, the end token counted in the usage.
+The prompt is rendering.py's. The text is decoded as vLLM does: special tokens left out, a stop string and what follows it
+cut off, the end token counted in the usage.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,23 +15,19 @@ from typing import Any
 
 import torch
 import transformers
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.utils import logging as transformers_logging
 
 from kernel_agent.errors import ModelFailed, ModelRefused
-from kernel_agent.models.text import IMAGE_TOKENS, break_up, mend
+from kernel_agent.models.rendering import picture, prepare, render
+from kernel_agent.models.text import mend
 from kernel_agent.models.tokens import joined, rendered_prompt
 from kernel_agent.types import (
-    FORMATS,
     Completion,
     Event,
-    ImagePart,
     Json,
-    Message,
     RenderedPrompt,
     Request,
-    TextPart,
     TokenLogprob,
     Usage,
 )
@@ -51,10 +45,10 @@ class Loaded:
         """Generate; `give` gets each piece of text. Stops within a token once `cancel` is set."""
         events: list[Event] = []
         inputs, prompt = self._inputs(request, events)
-        room = self._context() - prompt.tokens
+        room = self.context() - prompt.tokens
         if room < 1:
             raise ModelRefused(
-                f"The conversation has {prompt.tokens} tokens and the model takes {self._context()}. Send fewer or smaller images, or "
+                f"The conversation has {prompt.tokens} tokens and the model takes {self.context()}. Send fewer or smaller images, or "
                 "lower the budget's steps or output_chars."
             )
         limit = min(request.sampling.max_tokens, room)
@@ -77,27 +71,15 @@ class Loaded:
             token_ids=joined(runs[0].ids),
         )
 
-    def _context(self) -> int:
+    def context(self) -> int:
+        """Most tokens of prompt and completion together."""
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", 0) or 2**31)
 
     def _inputs(self, request: Request, events: list[Event]) -> tuple[Any, RenderedPrompt]:
         """What the model gets, and the record of it."""
-        own = getattr(self.processor, "image_token", None)
-        tokens = (own, *IMAGE_TOKENS) if isinstance(own, str) and own not in IMAGE_TOKENS else IMAGE_TOKENS
-        chat = [_chat(message, tokens, events) for message in request.messages]
-        images = [
-            Image.open(io.BytesIO(part.image.view), formats=FORMATS).convert("RGB")
-            for message in request.messages
-            for part in message.content
-            if isinstance(part, ImagePart)
-        ]
-        tools = [dict(tool) for tool in request.tools] or None
-        prompt = self.processor.apply_chat_template(chat, tools=tools, add_generation_prompt=True, tokenize=False)
-        inputs = self.processor(
-            text=[prompt], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
-        )
-        inputs.pop("token_type_ids", None)
+        prompt, images = render(self.processor, request.messages, request.tools, events)
+        inputs = prepare(self.processor, [prompt], [[picture(image.view) for image in images]])
         rendered = rendered_prompt(inputs["input_ids"][0].tolist(), prompt)
         return inputs.to(self.model.device, dtype=self.model.dtype), rendered
 
@@ -248,39 +230,3 @@ def load(source: str, *, device: str, dtype: str, revision: str | None) -> Loade
 
 def _event(kind: str, **data: Json) -> Event:
     return Event(kind=kind, time=time.time(), data=data)
-
-
-def _chat(message: Message, image_tokens: tuple[str, ...], events: list[Event]) -> dict[str, Json]:
-    """A message as chat templates take it. A literal image token in text would count as an image: it is broken up."""
-    broken: dict[str, None] = {}
-
-    def broken_up(text: str) -> str:
-        text, found = break_up(mend(text)[0], image_tokens)
-        broken.update(dict.fromkeys(found))
-        return text
-
-    parts: list[dict[str, Json]] = [
-        {"type": "text", "text": broken_up(part.text)} if isinstance(part, TextPart) else {"type": "image"}
-        for part in message.content
-    ]
-    out: dict[str, Json] = {"role": message.role, "content": parts}
-    if message.tool_calls:
-        out["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(broken_up(call.arguments))},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        out["tool_call_id"] = message.tool_call_id
-    events += [_event("image_token_in_text", token=token, role=message.role) for token in broken]
-    return out
-
-
-def _arguments(text: str) -> Json:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

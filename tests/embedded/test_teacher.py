@@ -12,9 +12,9 @@ from kernel_agent.types import Answer, Completion, RunCode
 
 pytest.importorskip("torch")
 
-from kernel_agent.train import episodes, policy
-from kernel_agent.train.checkpoint import ASSISTANT, END, EXPANDED, USER, build_tokenizer
-from kernel_agent.train.views import STATES, FontShelf, square
+from kernel_agent.train.embedded import episodes, policy
+from kernel_agent.train.embedded.checkpoint import ASSISTANT, END, EXPANDED, USER, build_tokenizer
+from kernel_agent.train.embedded.views import STATES, FontShelf, square
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 
 from kernel_agent import prompts
 from kernel_agent.tasks.strings import QUESTIONS
-from kernel_agent.train import policy
-from kernel_agent.train.eye import GRID, vision_config
-from kernel_agent.train.views import STATES, VIEW
+from kernel_agent.train.embedded import policy
+from kernel_agent.train.embedded.eye import GRID, vision_config
+from kernel_agent.train.embedded.views import STATES, VIEW
 
 END, USER, ASSISTANT, PAD = "<end_of_utterance>", "<|user|>", "<|assistant|>", "<|pad|>"
 IMAGE, FAKE, GLOBAL = "<image>", "<fake_token_around_image>", "<global-img>"

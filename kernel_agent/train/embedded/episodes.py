@@ -21,8 +21,8 @@ from kernel_agent.tasks.fonts import Face
 from kernel_agent.tasks.orientation import Orientation
 from kernel_agent.tasks.scene import Scene, draw_scene
 from kernel_agent.tasks.strings import draw_question, draw_text
-from kernel_agent.train import policy
-from kernel_agent.train.views import STATES, FontShelf, draw_glyph_height, square
+from kernel_agent.train.embedded import policy
+from kernel_agent.train.embedded.views import STATES, FontShelf, draw_glyph_height, square
 
 Box = tuple[float, float, float, float]
 

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from kernel_agent.tasks.fonts import ALPHABET
-from kernel_agent.train import policy
-from kernel_agent.train.checkpoint import ASSISTANT, END, EXPANDED, IMAGE, PAD, USER, pixels, token_id
-from kernel_agent.train.episodes import Shard
-from kernel_agent.train.eye import Eye
-from kernel_agent.train.muon import Muon
-from kernel_agent.train.pretrain import Pace
+from kernel_agent.train.embedded import policy
+from kernel_agent.train.embedded.checkpoint import ASSISTANT, END, EXPANDED, IMAGE, PAD, USER, pixels, token_id
+from kernel_agent.train.embedded.episodes import Shard
+from kernel_agent.train.embedded.eye import Eye
+from kernel_agent.train.embedded.muon import Muon
+from kernel_agent.train.embedded.pretrain import Pace
 
 IGNORED = -100
 

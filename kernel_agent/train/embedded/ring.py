@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from kernel_agent.tasks.strings import MAX_LENGTH
-from kernel_agent.train.views import VIEW, FontShelf, View, draw_line_view, draw_scene_view
+from kernel_agent.train.embedded.views import VIEW, FontShelf, View, draw_line_view, draw_scene_view
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

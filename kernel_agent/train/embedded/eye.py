@@ -21,8 +21,8 @@ from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionCo
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
 from kernel_agent.tasks.strings import MAX_LENGTH
-from kernel_agent.train.ring import Batch
-from kernel_agent.train.views import BLANK, VIEW
+from kernel_agent.train.embedded.ring import Batch
+from kernel_agent.train.embedded.views import BLANK, VIEW
 
 GRID = 8
 """Patches per side, and slots for characters: column k of the output holds the k-th character."""

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from kernel_agent.train.eye import Eye, line_loss, scene_loss, vision_config
-from kernel_agent.train.muon import Muon
-from kernel_agent.train.ring import LineDraw, Ring, SceneDraw
-from kernel_agent.train.views import FontShelf
+from kernel_agent.train.embedded.eye import Eye, line_loss, scene_loss, vision_config
+from kernel_agent.train.embedded.muon import Muon
+from kernel_agent.train.embedded.ring import LineDraw, Ring, SceneDraw
+from kernel_agent.train.embedded.views import FontShelf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from kernel_agent.train.checkpoint import build_model, build_processor, build_tokenizer, save
-from kernel_agent.train.episodes import Shard, draw_shard
-from kernel_agent.train.eye import Eye, vision_config
-from kernel_agent.train.language import LanguagePlan, Library, take_eye, train_language
-from kernel_agent.train.pretrain import EyePlan, train_eye
-from kernel_agent.train.views import FontShelf
+from kernel_agent.train.embedded.checkpoint import build_model, build_processor, build_tokenizer, save
+from kernel_agent.train.embedded.episodes import Shard, draw_shard
+from kernel_agent.train.embedded.eye import Eye, vision_config
+from kernel_agent.train.embedded.language import LanguagePlan, Library, take_eye, train_language
+from kernel_agent.train.embedded.pretrain import EyePlan, train_eye
+from kernel_agent.train.embedded.views import FontShelf
 
 SHARD = 2000
 """Episodes a shard."""
