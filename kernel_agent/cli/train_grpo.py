@@ -37,17 +37,23 @@ def grpo(
     updates: Annotated[int | None, typer.Option(min=1, help="Most updates.")] = None,
     clip_low: Annotated[float, typer.Option(min=0, help="Clip of the ratio, downwards.")] = 0.2,
     clip_high: Annotated[float, typer.Option(min=0, help="Clip of the ratio, upwards.")] = 0.28,
-    kl: Annotated[float, typer.Option(min=0, help="Weight of the divergence from the checkpoint; 0 needs no copy of it.")] = 0.001,
+    kl: Annotated[
+        float, typer.Option(min=0, help="Weight of the divergence from the checkpoint; 0 needs no copy of it.")
+    ] = 0.001,
     temperature: Annotated[float, typer.Option(min=0.01, help="Of sampling.")] = 1.0,
     max_steps_a_run: Annotated[int, typer.Option(min=1, help="Messages a rollout.")] = 12,
     turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens a message.")] = 2048,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens a rollout, reports included.")] = 16_384,
     cell_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds a cell.")] = 60.0,
-    kernels: Annotated[int | None, typer.Option(min=1, help="Kernels at a time; default one a rollout of a batch.")] = None,
+    kernels: Annotated[
+        int | None, typer.Option(min=1, help="Kernels at a time; default one a rollout of a batch.")
+    ] = None,
     isolation: Isolation = "auto",
     unsafe: Unsafe = False,
     memory: Memory = 4096,
-    vllm_base_url: Annotated[str | None, typer.Option(help="Server started with `trl vllm-serve`; default: transformers.")] = None,
+    vllm_base_url: Annotated[
+        str | None, typer.Option(help="Server started with `trl vllm-serve`; default: transformers.")
+    ] = None,
     lora: Annotated[int | None, typer.Option(min=1, help="Rank of low-rank adapters; default all weights.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the trained weights.")] = "float32",
     limit: Annotated[int | None, typer.Option(min=1, help="Most tasks.")] = None,
@@ -92,6 +98,12 @@ def grpo(
             seed=seed,
         )
         trained = train_grpo(
-            tasks, model, out, options, save_rollouts=save_rollouts, every=every, tell=lambda text: print(text, file=sys.stderr)
+            tasks,
+            model,
+            out,
+            options,
+            save_rollouts=save_rollouts,
+            every=every,
+            tell=lambda text: print(text, file=sys.stderr),
         )
     print(trained)

@@ -121,7 +121,9 @@ class Environment:
     lesson: Lesson
     rollout: Rollout
 
-    def __init__(self, lessons: Mapping[str, Lesson], agent: Callable[[Rollout], Agent], about: Callable[[], Mapping[str, Json]]) -> None:
+    def __init__(
+        self, lessons: Mapping[str, Lesson], agent: Callable[[Rollout], Agent], about: Callable[[], Mapping[str, Json]]
+    ) -> None:
         self._lessons, self._agent, self._about = lessons, agent, about
         self.score: Score | None = None
 
@@ -137,7 +139,7 @@ class Environment:
         return content_parts(messages[-1])
 
     def code_image_tool(self, code: str, description: str, image_index: int) -> list[dict[str, Any]]:
-        """(replaced below by the words of prompts.TOOL)"""  # noqa: D400
+        """(the words of prompts.TOOL, below)"""
         arguments = {"code": code, "description": description, "image_index": image_index}
         call = json.dumps({"name": TOOL_NAME, "arguments": arguments}, ensure_ascii=False)
         back = run_blocking(self.rollout.give(Completion(text=f"<tool_call>{call}</tool_call>")))
@@ -147,7 +149,9 @@ class Environment:
 def _docstring(tool: Mapping[str, Any]) -> str:
     """The tool's schema in the form that transformers reads schemas from."""
     arguments = tool["parameters"]["properties"].items()
-    return f"{tool['description']}\n\nArgs:\n" + "\n".join(f"    {name}: {one['description']}" for name, one in arguments)
+    return f"{tool['description']}\n\nArgs:\n" + "\n".join(
+        f"    {name}: {one['description']}" for name, one in arguments
+    )
 
 
 Environment.code_image_tool.__doc__ = _docstring(prompts.TOOL["function"])

@@ -39,6 +39,7 @@ from kernel_agent.types import Budget, Json, KernelOptions, Sampling
 
 TRAIN, STEPS, ROLLOUTS, CHECKPOINTS, MODEL = "train.json", "steps.jsonl", "rollouts.jsonl", "checkpoints", "model"
 _PACKAGES = ("trl", "transformers", "torch", "peft", "accelerate", "datasets", "kernel-agent")
+_MAY_DIFFER = ("path", "kernels", "save_every", "vllm")  # between the calls of one training
 _A_DAY = 86_400.0  # a rollout's clock stands still for nobody; messages and cells have limits of their own
 
 
@@ -125,7 +126,9 @@ def train_grpo(
     for why in left_out[:10]:
         tell(f"Left out {why}")
     if len(lessons) < options.batch:
-        raise InputError(f"{tasks} has {len(lessons)} tasks, an update takes {options.batch}: give a smaller batch, or more tasks")
+        raise InputError(
+            f"{tasks} has {len(lessons)} tasks, an update takes {options.batch}: give a smaller batch, or more tasks"
+        )
     source = resolve(model)
     going_on = _claim(out, _asked(lessons, source, options), rank)
     if (out / MODEL / "config.json").exists():
@@ -135,13 +138,14 @@ def train_grpo(
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
     records = out / (ROLLOUTS if rank == 0 else f"rollouts-{rank}.jsonl")
     _cut(records, done)
-    _cut(out / STEPS, done + 1)
+    if rank == 0:
+        _cut(out / STEPS, done + 1)
     if going_on:
         tell(f"Going on after {done} updates")
     scoring = Scoring(options.rewards, options.rollouts, records, save_rollouts, every)
     pool = KernelPool(options.kernels or mine, kernel=options.kernel)
     try:
-        trainer = _trainer(source, lessons, options, out, pool, scoring, processes)
+        trainer = build_trainer(source, lessons, options, out, pool, scoring, processes)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         run_blocking(pool.aclose())
@@ -150,9 +154,16 @@ def train_grpo(
     return out / MODEL
 
 
-def _trainer(
-    source: str, lessons: Mapping[str, Lesson], options: GRPO, out: Path, pool: KernelPool, scoring: Scoring, processes: int
+def build_trainer(
+    source: str,
+    lessons: Mapping[str, Lesson],
+    options: GRPO,
+    out: Path,
+    pool: KernelPool,
+    scoring: Scoring,
+    processes: int = 1,
 ) -> Any:
+    """The `RolloutTrainer` of these lessons, with kernels out of `pool`."""
     import torch
     from datasets import Dataset
     from transformers import AutoProcessor, TrainerCallback
@@ -249,7 +260,11 @@ def _log(base: Any, file: Path) -> Any:
     class Log(base):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if state.is_world_process_zero and "reward" in (logs or {}):
-                numbers = {name: value if math.isfinite(value) else None for name, value in logs.items() if isinstance(value, int | float)}
+                numbers = {
+                    name: value if math.isfinite(value) else None
+                    for name, value in logs.items()
+                    if isinstance(value, int | float)
+                }
                 with file.open("a", encoding="utf-8") as out:
                     out.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
 
@@ -292,25 +307,30 @@ def _claim(out: Path, asked: dict[str, Json], rank: int) -> bool:
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         for part in ("model", "tasks", "options"):
-            differing = sorted(name for name in asked[part] if asked[part][name] != before.get(part, {}).get(name))
+            old = before.get(part, {})
+            differing = sorted(
+                name for name in asked[part] if asked[part][name] != old.get(name) and name not in _MAY_DIFFER
+            )
             if differing:
                 raise InputError(
                     f"{out} holds another training ({part}: {', '.join(differing)}): give the same to go on, or another folder"
                 )
         return True
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.suffix != ".part" for path in out.iterdir()):
         raise InputError(f"{out} is not empty and holds no training: give another folder")
     if rank == 0:
-        (out / CHECKPOINTS).mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         versions: dict[str, Json] = {}
         for name in _PACKAGES:
             try:
                 versions[name] = version(name)
             except PackageNotFoundError:
                 continue
-        part = file.with_name(file.name + ".part")
-        part.write_text(json.dumps({**asked, "versions": versions, "environment": environment()}, indent=1), encoding="utf-8")
-        part.replace(file)
+        whole = file.with_name(file.name + ".part")
+        whole.write_text(
+            json.dumps({**asked, "versions": versions, "environment": environment()}, indent=1), encoding="utf-8"
+        )
+        whole.replace(file)
     return False
 
 

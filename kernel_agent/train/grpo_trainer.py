@@ -170,9 +170,15 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
             return {}
         shown = [images[index] + pictures[index] for index in going]
         self._rows[:] = map(len, shown)
-        fields = dict(self.processing_class.image_processor(images=[one for row in shown for one in row], return_tensors="pt"))
+        fields = dict(
+            self.processing_class.image_processor(images=[one for row in shown for one in row], return_tensors="pt")
+        )
         ids, scores = self._generate_single_turn(
-            [prompt_ids[index] + completion_ids[index] for index in going], shown, fields, 1, has_tool_images=self._typed
+            [prompt_ids[index] + completion_ids[index] for index in going],
+            shown,
+            fields,
+            1,
+            has_tool_images=self._typed,
         )
         for place, index in enumerate(going):
             room = self.max_completion_length - len(completion_ids[index])
@@ -220,7 +226,13 @@ def _in_rows(image_processor: Any, rows: list[int]) -> None:
     own = type(image_processor)
 
     def call(self: Any, images: Any, *arguments: Any, **options: Any) -> Any:
-        if rows and isinstance(images, list) and images and not isinstance(images[0], list) and len(images) == sum(rows):
+        if (
+            rows
+            and isinstance(images, list)
+            and images
+            and not isinstance(images[0], list)
+            and len(images) == sum(rows)
+        ):
             ends = [sum(rows[: place + 1]) for place in range(len(rows))]
             images = [images[end - length : end] for end, length in zip(ends, rows, strict=True)]
         return own.__call__(self, images, *arguments, **options)

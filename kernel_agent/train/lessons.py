@@ -20,7 +20,7 @@ from kernel_agent.types import FORMATS
 def read_lessons(path: Path, limit: int | None = None) -> tuple[dict[str, Lesson], list[str]]:
     """Lessons by id, and what was left out with the reason. Raises InputError where there is nothing to train on."""
     left_out: list[str] = []
-    ours = path.is_dir() and (path / TASKS).is_file() or path.suffix == ".jsonl"
+    ours = (path.is_dir() and (path / TASKS).is_file()) or path.suffix == ".jsonl"
     found = _generated(path, left_out) if ours else _released(path, left_out)
     lessons: dict[str, Lesson] = {}
     for lesson in islice(found, limit):

@@ -71,7 +71,11 @@ class Scoring:
 
     def _function(self, name: str) -> Callable[..., list[float | None]]:
         def adds(
-            environments: Sequence[Environment], completions: Sequence[Any], trainer_state: Any, log_metric: Any, **_: Any
+            environments: Sequence[Environment],
+            completions: Sequence[Any],
+            trainer_state: Any,
+            log_metric: Any,
+            **_: Any,
         ) -> list[float | None]:
             if any(environment.score is None for environment in environments):
                 self._score(environments, completions, int(trainer_state.global_step), log_metric)
@@ -81,7 +85,11 @@ class Scoring:
         return adds
 
     def _score(
-        self, environments: Sequence[Environment], completions: Sequence[Any], step: int, log_metric: Callable[[str, float], None]
+        self,
+        environments: Sequence[Environment],
+        completions: Sequence[Any],
+        step: int,
+        log_metric: Callable[[str, float], None],
     ) -> None:
         for environment, said in zip(environments, completions, strict=True):
             if environment.rollout.trajectory is None:  # TRL's own loop: its last message never came to a tool
@@ -132,7 +140,9 @@ def score_all(
         raise RuntimeError(f"the rollouts of task {truth.id} can be scored each, and not together")
     good = [run for run, failure in zip(runs, failures, strict=True) if failure is None]
     scores = iter(score_group(truth, good, rewards) if good else ())
-    return tuple(next(scores) if failure is None else _nothing(rewards, failure) for failure in failures), tuple(failures)
+    return tuple(next(scores) if failure is None else _nothing(rewards, failure) for failure in failures), tuple(
+        failures
+    )
 
 
 def _failure(truth: GroundTruth, run: Trajectory, rewards: Rewards) -> str | None:
@@ -161,7 +171,8 @@ async def _finish(environment: Environment, text: str) -> None:
 
 def _record(step: int, number: int, environment: Environment, failure: str | None) -> dict[str, Json]:
     run, score = environment.rollout.trajectory, environment.score
-    assert run is not None and score is not None
+    assert run is not None
+    assert score is not None
     return {
         "step": step,
         "task": environment.lesson.truth.id,
