@@ -145,7 +145,7 @@ def train_grpo(
     scoring = Scoring(options.rewards, options.rollouts, records, save_rollouts, every)
     pool = KernelPool(options.kernels or mine, kernel=options.kernel)
     try:
-        trainer = build_trainer(source, lessons, options, out, pool, scoring, processes)
+        trainer = build_trainer(source, lessons, options, out, pool, scoring, processes, tell)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         run_blocking(pool.aclose())
@@ -162,11 +162,12 @@ def build_trainer(
     pool: KernelPool,
     scoring: Scoring,
     processes: int = 1,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Any:
     """The `RolloutTrainer` of these lessons, with kernels out of `pool`."""
     import torch
     from datasets import Dataset
-    from transformers import AutoProcessor, TrainerCallback
+    from transformers import AutoProcessor, PrinterCallback, TrainerCallback
     from trl import GRPOConfig
     from trl.trainer.utils import create_model_from_path
 
@@ -249,12 +250,13 @@ def build_trainer(
         reward_funcs=scoring.functions(),
         environment_factory=lambda: Environment(lessons, agent, about),
         peft_config=lora,
-        callbacks=[_log(TrainerCallback, out / STEPS)],
+        callbacks=[_log(TrainerCallback, out / STEPS, tell)],
     )
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _log(base: Any, file: Path) -> Any:
+def _log(base: Any, file: Path, tell: Callable[[str], None]) -> Any:
     """A callback that adds each step's metrics to a JSON lines file; what is no number is null."""
 
     class Log(base):  # type: ignore[misc]
@@ -267,6 +269,10 @@ def _log(base: Any, file: Path) -> Any:
                 }
                 with file.open("a", encoding="utf-8") as out:
                     out.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
+                tell(
+                    f"Update {state.global_step} of {state.max_steps}: reward {numbers['reward']:.3f}, "
+                    f"right {numbers['rollouts/right']:.0%}, {numbers['step_time']:.0f} s"
+                )
 
     return Log()
 
