@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,9 @@ class Rollout:
 
 
 class Environment:
-    """One rollout after another, as TRL's `environment_factory` wants it.
+    """One rollout after another, as TRL's `environment_factory` wants it: `reset`, and one tool.
+
+    `RolloutTrainer` hands messages to `rollout` itself; TRL's own GRPOTrainer calls the tool.
 
     Attributes:
         lesson, rollout: of the last `reset`.
@@ -122,9 +124,14 @@ class Environment:
     rollout: Rollout
 
     def __init__(
-        self, lessons: Mapping[str, Lesson], agent: Callable[[Rollout], Agent], about: Callable[[], Mapping[str, Json]]
+        self,
+        lessons: Mapping[str, Lesson],
+        agent: Callable[[Rollout], Agent],
+        about: Callable[[], Mapping[str, Json]] = dict,
+        image_tokens: Iterable[str] = IMAGE_TOKENS,
     ) -> None:
         self._lessons, self._agent, self._about = lessons, agent, about
+        self._image_tokens = tuple(image_tokens)
         self.score: Score | None = None
 
     def reset(self, **row: Any) -> list[dict[str, Any]]:
@@ -136,14 +143,16 @@ class Environment:
             await self.rollout.close()
         self.lesson, self.rollout, self.score = self._lessons[task], Rollout(self._about()), None
         messages = await self.rollout.start(self._agent(self.rollout), self.lesson)
-        return content_parts(messages[-1])
+        return content_parts(messages[-1], self._image_tokens)
 
     def code_image_tool(self, code: str, description: str, image_index: int) -> list[dict[str, Any]]:
         """(the words of prompts.TOOL, below)"""
         arguments = {"code": code, "description": description, "image_index": image_index}
         call = json.dumps({"name": TOOL_NAME, "arguments": arguments}, ensure_ascii=False)
         back = run_blocking(self.rollout.give(Completion(text=f"<tool_call>{call}</tool_call>")))
-        return [{"type": "text", "text": prompts.LAST_MESSAGE}] if back is None else content_parts(back)
+        if back is None:
+            return [{"type": "text", "text": prompts.LAST_MESSAGE}]
+        return content_parts(back, self._image_tokens)
 
 
 def _docstring(tool: Mapping[str, Any]) -> str:
@@ -157,7 +166,7 @@ def _docstring(tool: Mapping[str, Any]) -> str:
 Environment.code_image_tool.__doc__ = _docstring(prompts.TOOL["function"])
 
 
-def content_parts(message: Message) -> list[dict[str, Any]]:
+def content_parts(message: Message, image_tokens: Iterable[str] = IMAGE_TOKENS) -> list[dict[str, Any]]:
     """A message's parts as chat templates and TRL take them: texts, and the views as RGB images.
 
     A literal image token in text (in a question, or printed by a cell) would count as an image: it is broken up.
@@ -165,7 +174,7 @@ def content_parts(message: Message) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for part in message.content:
         if isinstance(part, TextPart):
-            parts.append({"type": "text", "text": break_up(mend(part.text)[0], IMAGE_TOKENS)[0]})
+            parts.append({"type": "text", "text": break_up(mend(part.text)[0], image_tokens)[0]})
         else:
             view = Image.open(io.BytesIO(part.image.view), formats=FORMATS).convert("RGB")
             parts.append({"type": "image", "image": view})

@@ -163,17 +163,22 @@ def build_trainer(
     scoring: Scoring,
     processes: int = 1,
     tell: Callable[[str], None] = lambda text: None,
+    parts: tuple[Any, Any] | None = None,
 ) -> Any:
-    """The `RolloutTrainer` of these lessons, with kernels out of `pool`."""
+    """The `RolloutTrainer` of these lessons, with kernels out of `pool`. `parts`: model and processor, where they are in memory."""
     import torch
     from datasets import Dataset
     from transformers import AutoProcessor, PrinterCallback, TrainerCallback
     from trl import GRPOConfig
     from trl.trainer.utils import create_model_from_path
 
-    from kernel_agent.train.grpo_trainer import RolloutTrainer, image_tokens
+    from kernel_agent.train.grpo_trainer import RolloutTrainer, image_tokens, image_words
 
-    loaded = create_model_from_path(source, dtype=options.dtype)
+    loaded, processor = parts or (
+        create_model_from_path(source, dtype=options.dtype),
+        AutoProcessor.from_pretrained(source),
+    )
+    processor.tokenizer.padding_side = "left"
     pads = image_tokens(loaded)
     if not pads:
         raise InputError(f"{source} names no image token in its configuration: give an image-text-to-text checkpoint")
@@ -245,10 +250,10 @@ def build_trainer(
         turn_tokens=options.turn_tokens,
         model=loaded,
         args=args,
-        processing_class=AutoProcessor.from_pretrained(source, padding_side="left"),
+        processing_class=processor,
         train_dataset=Dataset.from_list([{"id": name, "prompt": prompt} for name in lessons]),
         reward_funcs=scoring.functions(),
-        environment_factory=lambda: Environment(lessons, agent, about),
+        environment_factory=lambda: Environment(lessons, agent, about, image_words(processor)),
         peft_config=lora,
         callbacks=[_log(TrainerCallback, out / STEPS, tell)],
     )

@@ -165,7 +165,7 @@ def environment(picture: Image.Image) -> Iterator[tuple[KernelPool, Environment]
     """As TRL makes it; for another thread than the event loop's."""
     with KernelPool(1, warm=0) as pool:
         lessons = {name: lesson(picture, id=name) for name in ("t1", "t2")}
-        made = Environment(lessons, lambda run: Agent(run, pool=pool), dict)
+        made = Environment(lessons, lambda run: Agent(run, pool=pool))
         yield pool, made
         run_blocking(made.rollout.close())
 
