@@ -87,7 +87,8 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         tokenizer.response_template = None
         if self.model.config.model_type in ("idefics2", "idefics3", "smolvlm"):
             _in_rows(processing_class.image_processor, self._rows)
-        parameters = inspect.signature(type(self.accelerator.unwrap_model(self.model)).forward).parameters
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        parameters = inspect.signature(type(base).forward).parameters
         self._typed = bool({"token_type_ids", "mm_token_type_ids"} & parameters.keys())
 
     def _generate_and_score_completions(self, inputs: list[Any]) -> Any:

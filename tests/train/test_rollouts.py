@@ -186,8 +186,9 @@ def test_an_environment_lets_its_kernel_go_when_it_is_reset(environment: tuple[K
 
 
 def test_the_tool_has_the_schema_of_the_native_protocol() -> None:
-    chat = pytest.importorskip("transformers.utils.chat_template_utils")
-    schema = chat.get_json_schema(Environment.code_image_tool)["function"]
+    from transformers.utils.chat_template_utils import get_json_schema
+
+    schema = get_json_schema(Environment.code_image_tool)["function"]
     ours = prompts.TOOL["function"]
     assert schema["name"] == ours["name"]
     assert schema["description"].split() == ours["description"].split()
@@ -274,17 +275,19 @@ def test_lessons_of_a_folder(tmp_path: Path, picture: Image.Image) -> None:
 
 
 def test_lessons_of_the_released_files(tmp_path: Path, picture: Image.Image) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
     data = io.BytesIO()
     picture.save(data, "PNG")
-    rows = pytest.importorskip("pyarrow")
     row = {
         "prompt": [{"role": "user", "content": "<image>What is it?"}],
         "images": [{"bytes": data.getvalue()}],
         "reward_model": {"ground_truth": "red", "style": "rule"},
         "extra_info": {"index": 7, "transform": ["rotate_90", "crop"], "bbox": [1.0, 2.0, 30.0, 20.0]},
     }
-    good = rows.Table.from_pylist([row, {**row, "images": []}])
-    __import__("pyarrow.parquet").parquet.write_table(good, tmp_path / "train_group_1.parquet")
+    table = pyarrow.Table.from_pylist([row, {**row, "images": []}])
+    pyarrow.parquet.write_table(table, tmp_path / "train_group_1.parquet")
     lessons, left_out = read_lessons(tmp_path)
     (one,) = lessons.values()
     assert one.truth.answers == ("red",)
