@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kernel_agent.cli.terminal import bar, plain, resumable
+from kernel_agent.cli.train_grpo import HELP as GRPO_HELP
+from kernel_agent.cli.train_grpo import grpo
 
 if TYPE_CHECKING:
     from kernel_agent.train.sft import Options
@@ -66,6 +68,9 @@ def sft(
         with Bars(quiet) as told:
             record = train(options, out, told)
     _say(options, out, record, quiet)
+
+
+app.command(help=GRPO_HELP)(grpo)
 
 
 class Bars(contextlib.ExitStack):
