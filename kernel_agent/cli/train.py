@@ -31,7 +31,7 @@ The defaults are the paper's; vision tower and projector are frozen, as in its r
   codevision train sft --data sft --model embedded --batch 16 --lr 1e-4 --out tuned && codevision ask "..." photo.jpg --model tuned
 
 The folder is a checkpoint; train.json beside the weights says what it was made of, with the held-out loss before and after.
-Stopped, the same command goes on. Needs kernel-agent[train].
+Stopped, the same command goes on. Needs pip install 'kernel-agent\\[train]'.
 """
 
 

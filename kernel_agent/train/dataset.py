@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_agent.errors import InputError
+from kernel_agent.errors import CodeVisionError, InputError
 from kernel_agent.models.hashes import file_sha256
 from kernel_agent.tasks.released import Problem
 from kernel_agent.train.examples import Example, Writer
@@ -47,7 +47,11 @@ def gather(
         if isinstance(run, Problem):
             problems.append(run)
             continue
-        written = writer.write(run)
+        try:
+            written = writer.write(run)
+        except (CodeVisionError, OSError, SyntaxError) as error:  # what Pillow raises where a picture's file is cut off
+            problems.append(run.problem(f"it cannot be written as an example ({error})"))
+            continue
         seen, unseen = seen + written.seen, unseen + written.unseen
         if written.left_out:
             problems.append(run.problem(written.left_out))

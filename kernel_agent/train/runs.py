@@ -120,7 +120,7 @@ def read_notebook(path: Path) -> Run:
 def read_row(found: Found) -> Run:
     """A row of supervised runs. RowError and ImageError say what is wrong with it."""
     row, protocol = read_conversation(found), get_protocol("native")
-    said = [str(turn["value"]) for turn in found.row["conversations"]]
+    said = [str(turn.get("value") or "") for turn in found.row["conversations"]]
     ours = said[0].startswith(f"<image>{protocol.names(0)}: ")
     images = [_image(index, picture, retold=not ours) for index, picture in enumerate(row.images)]
     waiting = iter(images)

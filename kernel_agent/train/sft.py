@@ -35,6 +35,7 @@ from kernel_agent.models.generate import Loaded, load
 from kernel_agent.models.hashes import identity
 from kernel_agent.train.dataset import Data, Told, gather
 from kernel_agent.train.examples import IGNORED, Collator, Example, Writer
+from kernel_agent.train.runs import files_of
 from kernel_agent.types import Json
 
 RECORD = "train.json"
@@ -104,6 +105,9 @@ def sft(options: Options, out: str | Path, told: Told = lambda what, done, total
     if options.lora is not None:
         import peft  # noqa: F401  (missing, it is missed before anything is read)
     folder = Path(out)
+    files_of(Path(one).expanduser() for one in options.data)  # what is wrong is said before a model is loaded
+    if not (folder / RECORD).exists() and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and was not made by this command: give another folder")
     loaded, base = _base(options)
     ends = loaded.model.generation_config.eos_token_id
     writer = Writer(
@@ -152,8 +156,6 @@ def _begin(folder: Path, claim: dict[str, Json]) -> dict[str, Json]:
     """The record of the training in the folder, which is claimed for it. InputError where it holds something else."""
     file = folder / RECORD
     if not file.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty and was not made by this command: give another folder")
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, claim)
         return claim

@@ -28,6 +28,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from kernel_agent.models.local import embedded  # noqa: E402
+from kernel_agent.train.dataset import gather  # noqa: E402
 from kernel_agent.train.examples import IGNORED, Collator, Example, Writer, Written  # noqa: E402
 from kernel_agent.train.runs import Run, files_of, places, read_notebook, read_run  # noqa: E402
 from tests.models.tiny_model import build_tiny  # noqa: E402
@@ -284,6 +285,28 @@ def test_released_rows_are_retold_and_bad_ones_are_named(tmp_path: Path, tiny: A
     assert "Here is" not in text
     assert "Other words" not in text
     assert good.kind == "tool"
+
+
+def test_a_picture_that_is_cut_off_is_named_and_the_rest_is_read(tmp_path: Path, tiny: Any) -> None:
+    four((300, 200)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
+    said = [{"from": "human", "value": "<image>image_0: 300x200 px\nWhat is it?"}, {"from": "gpt", "value": ANSWER}]
+    rows = [{"conversations": said, "images": [f"{name}.jpg"]} for name in ("whole", "cut", "whole")]
+    (tmp_path / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told: list[tuple[str, int, int]] = []
+    writer = Writer(tiny, ends(tiny), 10_000)
+    data = gather([str(tmp_path)], writer, lambda *what: told.append(what), eval_share=0.02)
+    (problem,) = data.problems
+    assert str(problem).startswith(f"{tmp_path / 'sft.jsonl'}, row 1: it cannot be written as an example (")
+    assert (len(data.train), len(data.held_out)) == (1, 1)
+    assert told == [("reading", 1, 3), ("reading", 2, 3), ("reading", 3, 3)]
+    assert data.about["left_out"] == [str(problem)]
+    again = gather([str(tmp_path)], writer, lambda *what: None, eval_share=0.02)
+    assert again.about == data.about
+    assert (
+        gather([str(tmp_path)], writer, lambda *what: None, limit=1).about["examples_sha256"]
+        != data.about["examples_sha256"]
+    )
 
 
 def test_what_holds_no_runs_is_said(tmp_path: Path) -> None:
