@@ -15,7 +15,7 @@ HELP = """Train a checkpoint by reinforcement: rollouts in real kernels, rewards
 
 [bold]Examples[/bold]
 
-  codevision train grpo --tasks mvtool-train --model Qwen/Qwen3-VL-8B-Instruct --out run --vllm-base-url http://127.0.0.1:8000
+  codevision train grpo --tasks mvtool-train --model Qwen/Qwen3-VL-8B-Instruct --out run --lora 64 --vllm-base-url http://127.0.0.1:8000
 
   codevision train grpo --tasks reading --model embedded --out run --batch 4 --rollouts 4 --micro 4 --kl 0
 

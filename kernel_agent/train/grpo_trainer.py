@@ -76,6 +76,11 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
                 "vllm_mode='colocate' puts images into prompts twice (trl issue 6294): start a server with `trl vllm-serve` and "
                 "give its address (--vllm-base-url), or sample with transformers"
             )
+        if args.use_vllm and args.world_size > 1:
+            raise InputError(
+                f"{args.world_size} processes and a vLLM server: TRL 1.16 deals a round's messages out by rank as if each had as many "
+                "rollouts going on, so they would reach the wrong ones. Train in one process (--lora), or sample with transformers"
+            )
         self.turn_tokens = turn_tokens
         self.image_words = image_words(processing_class)
         self.seconds: dict[str, float] = {}

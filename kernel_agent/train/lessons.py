@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
-
 from kernel_agent.errors import InputError
 from kernel_agent.tasks.dataset import TASKS, read_tasks
 from kernel_agent.tasks.ground_truth import GroundTruth, Operation, correction
-from kernel_agent.tasks.released import Problem
+from kernel_agent.tasks.released import Problem, RowError, read_picture
 from kernel_agent.tasks.released.codevision_rl import ReleasedTask, load
 from kernel_agent.train.environment import Lesson
-from kernel_agent.types import FORMATS
 
 
 def read_lessons(path: Path, limit: int | None = None) -> tuple[dict[str, Lesson], list[str]]:
@@ -34,11 +31,11 @@ def read_lessons(path: Path, limit: int | None = None) -> tuple[dict[str, Lesson
 def _generated(path: Path, left_out: list[str]) -> Iterator[Lesson]:
     for task in read_tasks(path):
         try:
-            Image.open(task.image or "", formats=FORMATS).close()
-        except OSError as error:
+            picture = read_picture(task.image, folder=Path())
+        except RowError as error:
             left_out.append(f"{task.id}: {error}")
             continue
-        yield Lesson(truth=task, images=(task.image,))
+        yield Lesson(truth=task, images=(picture,))
 
 
 def _released(path: Path, left_out: list[str]) -> Iterator[Lesson]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -252,7 +253,7 @@ def test_messages_that_nobody_can_read_are_answered(tasks: Path, tiny: Path, tmp
         assert all(line["components"]["failures"]["value"] > 0 for line in lines)
 
 
-def test_colocated_vllm_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_vllm_is_refused_where_rollouts_would_go_wrong(tmp_path: Path) -> None:
     from transformers import AutoProcessor
     from trl import GRPOConfig
 
@@ -264,6 +265,10 @@ def test_colocated_vllm_is_refused_with_the_remedy(tmp_path: Path) -> None:
         RolloutTrainer(
             turn_tokens=8, args=args, processing_class=processor, model=str(checkpoint_path()), reward_funcs=[]
         )
+
+    several = SimpleNamespace(use_vllm=True, vllm_mode="server", world_size=2)
+    with pytest.raises(InputError, match="2 processes and a vLLM server"):
+        RolloutTrainer(turn_tokens=8, args=several, processing_class=processor)
 
 
 # ------------------------------------------------------------------ whole trainings
