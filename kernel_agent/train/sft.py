@@ -3,7 +3,8 @@
 Guarantees: the loss of a batch is the mean over all its tokens with a label, however it is cut into micro-batches; the same
 arguments give the same runs, split and order; killed and started again with the same arguments it goes on from its last
 checkpoint to the same weights (on a CPU to the bit, as far as torch's kernels repeat themselves); with others it refuses. The folder is
-a checkpoint like the one it came from (same dtype, a LoRA merged), and `train.json` says what it was made of. Not covered: more than one process.
+a checkpoint like the one it came from (same dtype, a LoRA merged), `train.json` says what it was made of, and `steps.jsonl` the loss
+of each step as it goes. Not covered: more than one process.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from kernel_agent.train.examples import IGNORED, Collator, Example, Writer
 from kernel_agent.train.runs import files_of
 from kernel_agent.types import Json
 
-RECORD = "train.json"
+RECORD, STEPS = "train.json", "steps.jsonl"
+_LOGGED = ("step", "loss", "learning_rate", "grad_norm")
 _CHECKPOINTS = "checkpoints"
 
 
@@ -219,7 +221,7 @@ def _train(
         report_to=[],
         **more,
     )
-    meter = _Meter(told)
+    meter = _Meter(told, folder / STEPS)
     trainer = Trainer(
         model=model, args=arguments, data_collator=collator, train_dataset=list(data.train), callbacks=[meter],
         processing_class=loaded.processor,
@@ -235,7 +237,6 @@ def _train(
     loaded.processor.save_pretrained(folder)
     record["held_out"]["after"] = held_out_loss(model.float(), data.held_out, collator, bf16, told)
     record |= {
-        "log": [{key: row[key] for key in ("step", "loss", "learning_rate", "grad_norm")} for row in trainer.state.log_history if "loss" in row],
         "versions": {name: _version(name) for name in ("kernel-agent", "torch", "transformers", "accelerate", "peft")},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
@@ -249,10 +250,10 @@ def _train(
 
 
 class _Meter(TrainerCallback):
-    """Tells of each step, and keeps the time of those that this process made."""
+    """Tells of each step, writes its loss to `file`, and keeps the time of the steps that this process made."""
 
-    def __init__(self, told: Told) -> None:
-        self.told, self.seconds, self.share = told, 0.0, 0.0
+    def __init__(self, told: Told, file: Path) -> None:
+        self.told, self.file, self.seconds, self.share = told, file, 0.0, 0.0
         self._began, self._first = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -265,6 +266,13 @@ class _Meter(TrainerCallback):
         self.seconds = time.perf_counter() - self._began
         self.share = (state.global_step - self._first) / state.max_steps
         self.told("training", state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """All steps anew: those after the checkpoint that a stopped training went on from are made a second time."""
+        rows = [{key: row[key] for key in _LOGGED} for row in state.log_history if "loss" in row]
+        part = self.file.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        part.replace(self.file)
 
 
 def freeze_vision(model: Any) -> None:
