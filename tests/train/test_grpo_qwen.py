@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ SAID = (
 )
 
 
-def saying(model: Any, tokenizer: Any) -> None:
-    """The model samples as it does; what it says is replaced by `SAID`, one a round."""
+def saying(model: Any, tokenizer: Any, messages: Sequence[str] = SAID) -> None:
+    """The model samples as it does; what it says is replaced by `messages`, one a round."""
     import torch
 
-    own, rounds = model.generate, iter(SAID)
+    own, rounds = model.generate, iter(messages)
 
     def generate(**inputs: Any) -> Any:
         own(**inputs)
@@ -101,3 +102,46 @@ def test_a_qwen_sees_what_its_agent_would(tmp_path: Path, lora: int | None) -> N
         expected = torch.log_softmax(alone.float(), -1).gather(1, whole[0][1:, None])[:, 0]
         length = int(made["completion_mask"][row].sum())
         torch.testing.assert_close(logps[row, :length], expected[-length:], atol=1e-4, rtol=1e-4)
+
+
+def test_the_environment_serves_an_unchanged_trainer(tmp_path: Path) -> None:
+    """TRL's own loop and parser: its tool calls run in the kernel, and its last message is the rollout's answer."""
+    import trl
+    from datasets import Dataset
+
+    from kernel_agent import Agent
+    from kernel_agent.train.environment import Environment
+    from tests.train.tiny_qwen import qwen_model, qwen_processor
+
+    write_dataset(tmp_path / "tasks", Series.READING, 1, 5, workers=1)
+    lessons, _ = read_lessons(tmp_path / "tasks")
+    (name, lesson), *_ = lessons.items()
+    template = (Path(trl.__file__).parent / "chat_templates" / "qwen3_vl.jinja").read_text()
+    processor = qwen_processor(template)
+    args = trl.GRPOConfig(
+        str(tmp_path / "trl"), num_generations=2, per_device_train_batch_size=2, max_completion_length=900, bf16=False, use_cpu=True,
+        generation_kwargs={"max_new_tokens": 8}, report_to=[], gradient_checkpointing=False,
+    )  # fmt: skip
+    with KernelPool(2, warm=0) as pool:
+        scoring = Scoring("default", 2, tmp_path / "rollouts.jsonl")
+        trainer = trl.GRPOTrainer(
+            model=qwen_model(processor),
+            args=args,
+            processing_class=processor,
+            train_dataset=Dataset.from_list([{"id": name, "prompt": [{"role": "user", "content": ""}]}]),
+            reward_funcs=scoring.functions(),
+            environment_factory=lambda: Environment(lessons, lambda run: Agent(run, pool=pool)),
+        )
+        answer = f"<answer>{lesson.truth.answers[0]}</answer><|im_end|>"
+        call = json.dumps(
+            {"name": "code_image_tool", "arguments": {**CALL, "code": "result = image.rotate(90, expand=True)"}}
+        )
+        saying(trainer.model, processor.tokenizer, (f"<tool_call>\n{call}\n</tool_call><|im_end|>", answer))
+        trainer.model.train()
+        made = trainer._generate_and_score_completions([trainer.train_dataset[0]] * 2)
+        assert pool.metrics.leased == 0
+        for environment in trainer.environments:
+            run = environment.rollout.trajectory
+            assert [step.cell.status if step.cell else None for step in run.steps] == ["ok", None]
+            assert environment.score["answer"].value == 1
+    assert made["num_images"] == [2, 2]
