@@ -45,8 +45,8 @@ test-slow: setup bubblewrap ## tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
 test-vllm: setup ## a real vLLM server on this machine, in its own environment
-	PYTHON=$(PYTHON) tests/vllm/make_env.sh
-	$(BIN)/python -m pytest -q -m vllm tests/vllm
+	PYTHON=$(PYTHON) tests/vllm_server/make_env.sh
+	$(BIN)/python -m pytest -q -m vllm tests/vllm_server
 
 test-evaluation: ## codevision eval on inspect_ai, in an environment of its own
 	test -x .venv-eval/bin/python || $(PYTHON) -m venv .venv-eval

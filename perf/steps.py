@@ -9,7 +9,7 @@
 | import_ms, import_agent_ms, help_ms | `import kernel_agent`; `from kernel_agent import Agent, Trajectory`; `codevision --help` | 150, -, 400 |
 
 Ratios are medians of pairs measured in turn; milliseconds are of this machine. The upload server is a real HTTP server in
-this process that behaves as vLLM does with uuids; tests/vllm measures the same against vLLM itself.
+this process that behaves as vLLM does with uuids; tests/vllm_server measures the same against vLLM itself.
 """
 
 from __future__ import annotations

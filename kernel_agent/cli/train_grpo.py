@@ -17,7 +17,7 @@ HELP = """Train a checkpoint by reinforcement: rollouts in real kernels, rewards
 
   codevision train grpo --tasks mvtool-train --model Qwen/Qwen3-VL-8B-Instruct --out run --lora 64 --vllm-base-url http://127.0.0.1:8000
 
-  codevision train grpo --tasks reading --model embedded --out run --batch 4 --rollouts 4 --micro 4 --kl 0
+  codevision train grpo --tasks reading --model embedded --out run --batch 4 --rollouts 4 --micro-batch 4 --kl 0
 
 --tasks is a folder of `codevision data generate`, or CodeVision-RL's parquet files. The folder `run` gets train.json, steps.jsonl,
 rollouts.jsonl, checkpoints/ and, at the end, model/. Stopped, the same command goes on. Needs kernel-agent\\[train].
@@ -31,7 +31,7 @@ def grpo(
     rewards: Annotated[str, typer.Option(help="default, paper or reference.")] = "default",
     rollouts: Annotated[int, typer.Option(min=2, help="Rollouts a task.")] = 8,
     batch: Annotated[int, typer.Option(min=1, help="Tasks an update.")] = 64,
-    micro: Annotated[int, typer.Option(min=1, help="Rollouts in one forward pass of a process.")] = 1,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Rollouts in one forward pass of a process.")] = 1,
     lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-6,
     epochs: Annotated[float, typer.Option(min=0, help="Passes over the tasks.")] = 1.0,
     updates: Annotated[int | None, typer.Option(min=1, help="Most updates.")] = None,
@@ -41,7 +41,7 @@ def grpo(
         float, typer.Option(min=0, help="Weight of the divergence from the checkpoint; 0 needs no copy of it.")
     ] = 0.001,
     temperature: Annotated[float, typer.Option(min=0.01, help="Of sampling.")] = 1.0,
-    max_steps_a_run: Annotated[int, typer.Option(min=1, help="Messages a rollout.")] = 12,
+    steps: Annotated[int, typer.Option(min=1, help="Steps (messages) a rollout.")] = 12,
     turn_tokens: Annotated[int, typer.Option(min=1, help="Tokens a message.")] = 2048,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens a rollout, reports included.")] = 16_384,
     cell_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds a cell.")] = 60.0,
@@ -76,7 +76,7 @@ def grpo(
             rewards=chosen,
             rollouts=rollouts,
             batch=batch,
-            micro=micro,
+            micro_batch=micro_batch,
             lr=lr,
             epochs=epochs,
             updates=updates,
@@ -84,7 +84,7 @@ def grpo(
             clip_high=clip_high,
             kl=kl,
             temperature=temperature,
-            messages=max_steps_a_run,
+            messages=steps,
             turn_tokens=turn_tokens,
             tokens=tokens,
             cell_seconds=cell_seconds,

@@ -10,20 +10,18 @@ However a rollout ends (answer, limit, `refuse`, `close`), its kernel is back in
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from kernel_agent import prompts
 from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import ModelRefused
+from kernel_agent.models.rendering import picture
 from kernel_agent.models.text import IMAGE_TOKENS, break_up, mend
 from kernel_agent.tasks.ground_truth import GroundTruth
-from kernel_agent.types import FORMATS, Completion, Json, Message, Request, Task, TextPart
+from kernel_agent.types import Completion, Json, Message, Request, Task, TextPart
 
 if TYPE_CHECKING:
     from kernel_agent.agent import Agent
@@ -176,6 +174,5 @@ def content_parts(message: Message, image_tokens: Iterable[str] = IMAGE_TOKENS) 
         if isinstance(part, TextPart):
             parts.append({"type": "text", "text": break_up(mend(part.text)[0], image_tokens)[0]})
         else:
-            view = Image.open(io.BytesIO(part.image.view), formats=FORMATS).convert("RGB")
-            parts.append({"type": "image", "image": view})
+            parts.append({"type": "image", "image": picture(part.image.view)})
     return parts

@@ -51,7 +51,7 @@ class GRPO:
         rewards: set of `kernel_agent.rewards`.
         rollouts: of one task; advantages compare them with each other.
         batch: tasks of one update, over all processes.
-        micro: rollouts in one forward and backward pass of one process.
+        micro_batch: rollouts in one forward and backward pass of one process.
         kl: weight of the divergence from the checkpoint; 0 needs no second model.
         updates: most updates; None for those of `epochs`.
         messages, turn_tokens, tokens: of one rollout: messages, tokens of one message, tokens of all, reports included.
@@ -66,7 +66,7 @@ class GRPO:
     rewards: Rewards = Rewards.DEFAULT
     rollouts: int = 8
     batch: int = 64
-    micro: int = 1
+    micro_batch: int = 1
     lr: float = 1e-6
     epochs: float = 1.0
     updates: int | None = None
@@ -91,13 +91,13 @@ class GRPO:
     def shape(self, processes: int = 1) -> tuple[int, int]:
         """Rollouts of a process in one update, and forward passes. Raises InputError with the remedy."""
         total = self.batch * self.rollouts
-        if total % (processes * self.micro):
+        if total % (processes * self.micro_batch):
             raise InputError(
-                f"{self.batch} tasks x {self.rollouts} rollouts = {total} are not divided by {processes} processes x micro "
-                f"{self.micro}: give a batch or a micro batch that fits"
+                f"{self.batch} tasks x {self.rollouts} rollouts = {total} are not divided by {processes} processes x micro_batch "
+                f"{self.micro_batch}: give a batch or a micro batch that fits"
             )
-        mine, passes = total // processes, total // processes // self.micro
-        check_groups(self.micro, passes, self.rollouts)
+        mine, passes = total // processes, total // processes // self.micro_batch
+        check_groups(self.micro_batch, passes, self.rollouts)
         if self.kernels is not None and self.kernels < mine:
             raise InputError(
                 f"--kernels {self.kernels}: {mine} rollouts of a batch hold a kernel at the same time in each process; give at least "
@@ -192,7 +192,7 @@ def build_trainer(
     args = GRPOConfig(
         output_dir=str(out / CHECKPOINTS),
         num_generations=options.rollouts,
-        per_device_train_batch_size=options.micro,
+        per_device_train_batch_size=options.micro_batch,
         steps_per_generation=passes,
         gradient_accumulation_steps=passes,
         learning_rate=options.lr,

@@ -32,9 +32,9 @@ from tests.models.tiny_model import build_tiny
 
 pytestmark = pytest.mark.train
 
-SMALL = {"batch": 2, "rollouts": 2, "micro": 2, "turn_tokens": 64, "tokens": 1200, "messages": 5, "kl": 0.0}
+SMALL = {"batch": 2, "rollouts": 2, "micro_batch": 2, "turn_tokens": 64, "tokens": 1200, "messages": 5, "kl": 0.0}
 
-VARIED = {"rollouts": 4, "micro": 4, "temperature": 1.4}
+VARIED = {"rollouts": 4, "micro_batch": 4, "temperature": 1.4}
 """So that rollouts of a task differ, and there is something to learn from."""
 
 
@@ -124,6 +124,32 @@ def test_the_prompts_are_those_that_the_agent_sends(batch: tuple[Any, dict[str, 
         assert ids[-len(whole) :] == whole
         assert last.prompt == rendered_prompt(ids[: -len(whole)], None)
     assert compared >= 8
+
+
+def test_imitation_reads_a_rollout_as_reinforcement_does(batch: tuple[Any, dict[str, Any], Path]) -> None:
+    """Written for `train sft`, a rollout's notebook has the ids, the learned places and the pictures that trl trains on."""
+    from kernel_agent.models.generate import load
+    from kernel_agent.train.examples import IGNORED, Writer
+    from kernel_agent.train.runs import read_notebook
+
+    trainer, made, out = batch
+    loaded = load(str(checkpoint_path()), device="cpu", dtype="float32", revision=None)
+    writer = Writer(loaded.processor, trainer.eos_token_ids, 100_000)
+    notebooks = {Trajectory.load(file).run_id: file for file in out.rglob("rollout-*.ipynb")}
+    compared = 0
+    for row, run in enumerate(runs(trainer)):
+        examples = writer.write(read_notebook(notebooks[run.run_id])).examples
+        if len(examples) > 1:
+            continue  # a spelling that the tokenizer would not choose: encoded anew, the next prompt differs
+        example = examples[0]
+        mask = made["completion_mask"][row].bool()
+        prompt = made["prompt_ids"][row][made["prompt_mask"][row].bool()].tolist()
+        learned = [False] * len(prompt) + made["tool_mask"][row][mask].bool().tolist()
+        assert example.ids.tolist() == prompt + made["completion_ids"][row][mask].tolist()
+        assert (example.labels != IGNORED).tolist() == learned
+        assert len(example.pictures) == made["num_images"][row]
+        compared += 1
+    assert compared >= 2
 
 
 def test_pictures_and_their_tokens_agree(batch: tuple[Any, dict[str, Any], Path]) -> None:
@@ -329,7 +355,7 @@ def test_a_training_that_was_killed_goes_on(tasks: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     command = [
         sys.executable, "-c", PROGRAM, "--tasks", tasks, "--model", "embedded", "--out", out, "--batch", "2", "--rollouts", "2",
-        "--micro", "2", "--turn-tokens", "64", "--tokens", "1200", "--max-steps-a-run", "5", "--kl", "0", "--lr", "1e-4",
+        "--micro-batch", "2", "--turn-tokens", "64", "--tokens", "1200", "--steps", "5", "--kl", "0", "--lr", "1e-4",
         "--updates", "2", "--epochs", "5", "--save-every", "1", "--save-rollouts", out.with_name("saved"),
     ]  # fmt: skip
     first = subprocess.Popen(

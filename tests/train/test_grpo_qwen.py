@@ -54,7 +54,7 @@ def test_a_qwen_sees_what_its_agent_would(tmp_path: Path, lora: int | None) -> N
 
     write_dataset(tmp_path / "tasks", Series.READING, 2, 5, workers=1)
     lessons, _ = read_lessons(tmp_path / "tasks")
-    options = GRPO(batch=2, rollouts=2, micro=2, turn_tokens=40, tokens=2400, kl=0.0, lora=lora)
+    options = GRPO(batch=2, rollouts=2, micro_batch=2, turn_tokens=40, tokens=2400, kl=0.0, lora=lora)
     (model, processor), agents = (qwen_model(qwen_processor()), qwen_processor()), qwen_processor()
     with KernelPool(4, warm=0) as pool:
         scoring = Scoring(options.rewards, 2, tmp_path / "rollouts.jsonl")

@@ -248,11 +248,11 @@ def test_groups_are_whole_or_refused() -> None:
         check_groups(4, 3, 8)
     with pytest.raises(InputError, match="at least 2"):
         check_groups(4, 3, 1)
-    assert GRPO(batch=2, rollouts=4, micro=4).shape() == (8, 2)
-    with pytest.raises(InputError, match="micro 3"):
-        GRPO(batch=2, rollouts=4, micro=3).shape()
+    assert GRPO(batch=2, rollouts=4, micro_batch=4).shape() == (8, 2)
+    with pytest.raises(InputError, match="micro_batch 3"):
+        GRPO(batch=2, rollouts=4, micro_batch=3).shape()
     with pytest.raises(InputError, match="1 x 4 = 4 rollouts"):
-        GRPO(batch=1, rollouts=8, micro=1).shape(processes=2)
+        GRPO(batch=1, rollouts=8, micro_batch=1).shape(processes=2)
     with pytest.raises(InputError, match="--kernels 7"):
         GRPO(batch=2, rollouts=4, kernels=7).shape()
 

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def python() -> Path:
-    assert PYTHON.exists(), f"{PYTHON} is missing: run tests/vllm/make_env.sh (make test-vllm does)"
+    assert PYTHON.exists(), f"{PYTHON} is missing: run tests/vllm_server/make_env.sh (make test-vllm does)"
     return PYTHON
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes the environment of the vLLM tests: `tests/vllm/make_env.sh [FOLDER]` (default ./.venv-vllm); PYTHON picks the
+# Makes the environment of the vLLM tests: `tests/vllm_server/make_env.sh [FOLDER]` (default ./.venv-vllm); PYTHON picks the
 # interpreter. Needs 2.5 GB and no root. Does nothing where the folder is up to date; a half-made one is made again.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-here="$root/tests/vllm"
+here="$root/tests/vllm_server"
 folder=${1:-"$root/.venv-vllm"}
 python=${PYTHON:-python3}
 torch_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
