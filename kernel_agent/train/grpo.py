@@ -32,6 +32,7 @@ from kernel_agent.models.hashes import identity
 from kernel_agent.protocols import get_protocol
 from kernel_agent.rewards import Rewards
 from kernel_agent.session import KernelPool
+from kernel_agent.train.checkpoints import last_checkpoint
 from kernel_agent.train.environment import Environment, Lesson, Rollout
 from kernel_agent.train.lessons import read_lessons
 from kernel_agent.train.scoring import Scoring, check_groups
@@ -134,7 +135,7 @@ def train_grpo(
     if (out / MODEL / "config.json").exists():
         tell(f"{out} is trained already")
         return out / MODEL
-    checkpoint = _last_checkpoint(out / CHECKPOINTS) if going_on else None
+    checkpoint = last_checkpoint(out / CHECKPOINTS) if going_on else None
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
     records = out / (ROLLOUTS if rank == 0 else f"rollouts-{rank}.jsonl")
     _cut(records, done)
@@ -172,14 +173,15 @@ def build_trainer(
     from trl import GRPOConfig
     from trl.trainer.utils import create_model_from_path
 
-    from kernel_agent.train.grpo_trainer import RolloutTrainer, image_tokens, image_words
+    from kernel_agent.models.rendering import image_tokens
+    from kernel_agent.train.grpo_trainer import RolloutTrainer, image_ids
 
     loaded, processor = parts or (
         create_model_from_path(source, dtype=options.dtype),
         AutoProcessor.from_pretrained(source),
     )
     processor.tokenizer.padding_side = "left"
-    pads = image_tokens(loaded)
+    pads = image_ids(loaded)
     if not pads:
         raise InputError(f"{source} names no image token in its configuration: give an image-text-to-text checkpoint")
     gpu = torch.cuda.is_available()
@@ -253,7 +255,7 @@ def build_trainer(
         processing_class=processor,
         train_dataset=Dataset.from_list([{"id": name, "prompt": prompt} for name in lessons]),
         reward_funcs=scoring.functions(),
-        environment_factory=lambda: Environment(lessons, agent, about, image_words(processor)),
+        environment_factory=lambda: Environment(lessons, agent, about, image_tokens(processor)),
         peft_config=lora,
         callbacks=[_log(TrainerCallback, out / STEPS, tell)],
     )
@@ -343,18 +345,6 @@ def _claim(out: Path, asked: dict[str, Json], rank: int) -> bool:
         )
         whole.replace(file)
     return False
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The last that is whole: the trainer's state is written when everything else is."""
-    found: list[Path] = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        found.append(path)
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _cut(file: Path, until: int) -> None:

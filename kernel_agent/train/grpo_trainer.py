@@ -26,7 +26,8 @@ from trl import GRPOTrainer
 
 from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import InputError
-from kernel_agent.models.text import IMAGE_TOKENS, mend
+from kernel_agent.models.rendering import image_tokens
+from kernel_agent.models.text import mend
 from kernel_agent.models.tokens import joined, rendered_prompt
 from kernel_agent.train.environment import TOOL_NAME, Rollout, content_parts
 from kernel_agent.types import Completion, Usage
@@ -55,13 +56,7 @@ def training_template(template: str) -> str:
     return _AS_USER + template
 
 
-def image_words(processor: Any) -> tuple[str, ...]:
-    """What must not stand in a text for this processor."""
-    own = getattr(processor, "image_token", None)
-    return tuple(dict.fromkeys((*IMAGE_TOKENS, *([own] if isinstance(own, str) else []))))
-
-
-def image_tokens(model: Any) -> list[int]:
+def image_ids(model: Any) -> list[int]:
     """Ids that stand for pictures in a prompt, which no message may hold."""
     names = ("image_token_id", "video_token_id", "image_token_index")
     return sorted({value for name in names if isinstance(value := getattr(model.config, name, None), int)})
@@ -82,7 +77,7 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
                 "rollouts going on, so they would reach the wrong ones. Train in one process (--lora), or sample with transformers"
             )
         self.turn_tokens = turn_tokens
-        self.image_words = image_words(processing_class)
+        self.image_words = image_tokens(processing_class)
         self.seconds: dict[str, float] = {}
         self._rows: list[int] = []
         processing_class.chat_template = training_template(processing_class.chat_template)

@@ -34,6 +34,7 @@ from kernel_agent.errors import InputError, ModelFailed, StorageError
 from kernel_agent.models.checkpoint import resolve, snapshot
 from kernel_agent.models.generate import Loaded, load
 from kernel_agent.models.hashes import identity
+from kernel_agent.train.checkpoints import last_checkpoint
 from kernel_agent.train.dataset import Data, Told, gather
 from kernel_agent.train.examples import IGNORED, Collator, Example, Writer
 from kernel_agent.train.runs import files_of
@@ -227,7 +228,8 @@ def _train(
         processing_class=loaded.processor,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    last = last_checkpoint(folder / _CHECKPOINTS)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     model = trainer.accelerator.unwrap_model(trainer.model)
     if options.lora is not None:
         model = model.float().merge_and_unload()
@@ -326,17 +328,6 @@ def held_out_loss(
 def _bf16(options: Options) -> bool:
     auto = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return options.precision == "bf16" or (options.precision == "auto" and auto)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end: the trainer's state comes last."""
-    whole = []
-    for state in (folder / _CHECKPOINTS).glob("checkpoint-*/trainer_state.json"):
-        try:
-            whole.append((int(json.loads(state.read_text())["global_step"]), str(state.parent)))
-        except (ValueError, KeyError):
-            continue
-    return max(whole)[1] if whole else None
 
 
 @contextlib.contextmanager

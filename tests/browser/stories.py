@@ -38,6 +38,14 @@ SCRIPTS = {
         look("Another.", "print('second look', value)"),
         answer("Done.", "two looks"),
     ),
+    "[unhurried]": (
+        look("One look.", "import time\ntime.sleep(2)\nprint('first look')"),
+        look("Another.", "print('second look')"),
+        answer("Done.", "two looks, unhurried"),
+    ),
+    "[story]": (
+        answer("The label is small. " + "I look along its edge and think of what I see. " * 60, "a long story"),
+    ),
     "[error]": (
         look("This will fail.", "def look(box):\n    return image_0.crop(box)\n\nlook('everything')"),
         answer("", "it failed"),
