@@ -38,8 +38,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-fast: setup
-	$(BIN)/python -m pytest -q
+fast: setup # two processes; torch's threads would only wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: setup bubblewrap ## tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
