@@ -35,6 +35,7 @@ from kernel_agent.session import KernelPool
 from kernel_agent.train.checkpoints import last_checkpoint
 from kernel_agent.train.environment import Environment, Lesson, Rollout
 from kernel_agent.train.lessons import read_lessons
+from kernel_agent.train.quiet import quiet
 from kernel_agent.train.scoring import Scoring, check_groups
 from kernel_agent.types import Budget, Json, KernelOptions, Sampling
 
@@ -144,14 +145,15 @@ def train_grpo(
     if going_on:
         tell(f"Going on after {done} updates")
     scoring = Scoring(options.rewards, options.rollouts, records, save_rollouts, every)
-    pool = KernelPool(options.kernels or mine, kernel=options.kernel)
-    try:
-        trainer = build_trainer(source, lessons, options, out, pool, scoring, processes, tell)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    finally:
-        run_blocking(pool.aclose())
-    if rank == 0:
-        _export(trainer, source, out / MODEL)
+    with quiet():
+        pool = KernelPool(options.kernels or mine, kernel=options.kernel)
+        try:
+            trainer = build_trainer(source, lessons, options, out, pool, scoring, processes, tell)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            run_blocking(pool.aclose())
+        if rank == 0:
+            _export(trainer, source, out / MODEL)
     return out / MODEL
 
 

@@ -9,7 +9,6 @@ of each step as it goes. Not covered: more than one process.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -18,7 +17,7 @@ import shutil
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +27,6 @@ import accelerate  # noqa: F401  (the Trainer needs it, and would say so late)
 import torch
 from torch import nn
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.utils import logging as transformers_logging
 
 from kernel_agent.errors import InputError, ModelFailed, StorageError
 from kernel_agent.models.checkpoint import resolve, snapshot
@@ -37,6 +35,7 @@ from kernel_agent.models.hashes import identity
 from kernel_agent.train.checkpoints import last_checkpoint
 from kernel_agent.train.dataset import Data, Told, gather
 from kernel_agent.train.examples import IGNORED, Collator, Example, Writer
+from kernel_agent.train.quiet import quiet
 from kernel_agent.train.runs import files_of
 from kernel_agent.types import Json
 
@@ -125,7 +124,7 @@ def sft(options: Options, out: str | Path, told: Told = lambda what, done, total
         record = _begin(folder, claim)
         if "finished" in record:
             return record
-        with _quiet():
+        with quiet():
             return _train(options, loaded, data, folder, record, told)
     except torch.OutOfMemoryError as error:
         raise ModelFailed(
@@ -328,20 +327,6 @@ def held_out_loss(
 def _bf16(options: Options) -> bool:
     auto = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return options.precision == "bf16" or (options.precision == "auto" and auto)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What is told is told by us: no bars and no warnings of transformers."""
-    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _version(name: str) -> str | None:
