@@ -56,6 +56,15 @@ def plain(text: str) -> str:
 
 
 @contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Where a package is missing: the extra that brings it."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{error}: this needs more packages: pip install 'kernel-agent[{extra}]'") from error
+
+
+@contextlib.contextmanager
 def bar(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; a line at each tenth where that is no terminal."""
     from rich.console import Console

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kernel_agent.cli.terminal import bar, plain, resumable
+from kernel_agent.cli.terminal import bar, needs, plain, resumable
 from kernel_agent.cli.train_grpo import HELP as GRPO_HELP
 from kernel_agent.cli.train_grpo import grpo
 
@@ -58,7 +58,7 @@ def sft(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Fine-tune on runs."""
-    with resumable(), _installed():
+    with resumable(), needs("train"):
         from kernel_agent.train.sft import Options
         from kernel_agent.train.sft import sft as train
 
@@ -87,14 +87,6 @@ class Bars(contextlib.ExitStack):
             self.close()
             self.what, self._shown = what, self.enter_context(bar(what, total, self.quiet))
         self._shown(done)
-
-
-@contextlib.contextmanager
-def _installed() -> Any:
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(f"{error}: training needs more packages: pip install 'kernel-agent[train]'") from error
 
 
 def _say(options: Options, out: Path, record: dict[str, Any], quiet: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kernel_agent.cli.options import Isolation, Memory, Unsafe, kernel_options
-from kernel_agent.cli.terminal import resumable
+from kernel_agent.cli.terminal import needs, resumable
 
 HELP = """Train a checkpoint by reinforcement: rollouts in real kernels, rewards from what happened (GRPO, through TRL).
 
@@ -63,7 +63,7 @@ def grpo(
     seed: Annotated[int, typer.Option(min=0, help="Of order and sampling.")] = 0,
 ) -> None:
     """Train by reinforcement."""
-    with resumable():
+    with resumable(), needs("train"):
         from kernel_agent.errors import InputError
         from kernel_agent.rewards import Rewards
         from kernel_agent.train.grpo import GRPO, train_grpo

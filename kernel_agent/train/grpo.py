@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,9 @@ def train_grpo(
 
     Raises InputError for options, tasks or a folder that do not fit, ModelError, KernelError, ImportError without `[train]`.
     """
+    for name in ("torch", "transformers", "datasets", "trl"):
+        if find_spec(name) is None:  # before anything is read or written
+            raise ImportError(f"No module named {name!r}")
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     mine, _ = options.shape(processes)
     lessons, left_out = read_lessons(tasks, options.limit)

@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -296,3 +298,15 @@ def test_lessons_of_the_released_files(tmp_path: Path, picture: Image.Image) -> 
     assert one.truth.target == (1.0, 2.0, 30.0, 20.0)
     assert one.images == (data.getvalue(),)
     assert len(left_out) == 1
+
+
+def test_what_is_not_installed_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['trl'] = None; from kernel_agent.cli import main\n"
+        f"sys.argv = ['codevision', 'train', 'grpo', '--tasks', 'x', '--model', 'embedded', '--out', {str(tmp_path / 'out')!r}]\nmain()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "pip install 'kernel-agent[train]'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()
