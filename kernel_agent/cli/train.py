@@ -17,7 +17,11 @@ from kernel_agent.cli.train_grpo import grpo
 if TYPE_CHECKING:
     from kernel_agent.train.sft import Options
 
-app = typer.Typer(help="Train a checkpoint: by imitation of runs, by reinforcement on tasks.", no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(
+    help="Train a checkpoint: by imitation of runs, by reinforcement on tasks.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
 
 SFT_HELP = """Fine-tune a checkpoint on supervised runs, with the loss on what the assistant wrote alone.
 
