@@ -87,12 +87,14 @@ attempt(take); attempt(through_proc)
 
 ENVIRONMENTS = """
 import os
+seen = set()
 for entry in os.listdir("/proc"):
     if entry.isdigit():
         try:
             text = open(f"/proc/{entry}/environ", "rb").read()
-            if b"CANARY" in text: print(entry, text)  # nothing else: long output is cut in its middle
-        except OSError: pass
+        except OSError: continue
+        seen.update(line.rpartition(b"=")[2] for line in text.split(b"\\0") if b"CANARY" in line)
+print(seen)  # each secret once: of several hosts at work, whole environments would be cut in their middle
 """
 
 SCAN_ANCESTORS = r"""
