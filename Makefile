@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: help setup demo test check fast test-slow test-vllm test-kernels test-browser test-evaluation test-sigstore test-crate test-train attacks attacks-user perf clean panel lab wheel screenshots
+.PHONY: help setup demo test check fast test-slow test-vllm test-kernels test-browser test-evaluation test-sigstore test-crate test-train test-verl attacks attacks-user perf clean panel lab wheel screenshots
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -74,6 +74,12 @@ test-train: ## codevision train with trl, peft and accelerate, in an environment
 	.venv-train/bin/python -c 'import torch' 2>/dev/null || $(MAKE) --no-print-directory torch BIN=.venv-train/bin
 	.venv-train/bin/python -m pip --disable-pip-version-check install -q -e '.[train,data]' pytest pytest-asyncio
 	OMP_NUM_THREADS=1 .venv-train/bin/python -m pytest -q -m train tests/train
+
+test-verl: ## the agent loop for verl in a real Ray, in an environment of its own
+	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -c 'import torch' 2>/dev/null || $(MAKE) --no-print-directory torch BIN=.venv-verl/bin
+	.venv-verl/bin/python -m pip --disable-pip-version-check install -q -e '.[verl,data]' pytest pytest-asyncio
+	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -q -m verl tests/train
 
 test-kernels: setup bubblewrap ## isolation, attacks, faults; the demo with and without bubblewrap
 	$(BIN)/codevision ask "What is written on the label?" notebooks/label.png -o demo.ipynb --force --isolation strong --namespaces bubblewrap
@@ -162,4 +168,4 @@ perf: setup ## speed and memory, as ratios measured in one run
 
 clean: ## remove environments and caches
 	rm -rf $(PANEL)/node_modules $(PANEL)/lib $(PANEL)/build kernel_agent/labextension dist screenshots
-	rm -rf $(VENV) .venv-vllm .venv-eval .venv-sigstore .venv-crate .venv-train .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json
+	rm -rf $(VENV) .venv-vllm .venv-eval .venv-sigstore .venv-crate .venv-train .venv-verl .venv-ipykernel6 .mypy_cache .ruff_cache .pytest_cache demo.ipynb demo.codevision perf-*.json

@@ -1,111 +1,26 @@
-"""A rollout is a run of the agent whose model is the trainer: `Rollout.complete` asks, the trainer gives what it sampled.
+"""`Rollout` as TRL's trainers take it: an environment with one tool, and a reward function for each component of the score.
 
-So a rollout is what `Agent.arun` makes, by the same loop, with the same reports, budgets and isolation, and its record is a
-real `Trajectory`. What goes wrong in it (failed code, time-outs, dead kernels, calls that cannot be read) is an observation.
-However a rollout ends (answer, limit, `refuse`, `close`), its kernel is back in the pool when that call returns.
-
-`Environment` is that in the shape of TRL's `environment_factory`. Nothing here imports torch.
+Nothing here imports torch or trl.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernel_agent import prompts
 from kernel_agent.blocking import run_blocking
-from kernel_agent.errors import ModelRefused
-from kernel_agent.models.rendering import picture
-from kernel_agent.models.text import IMAGE_TOKENS, break_up, mend
-from kernel_agent.tasks.ground_truth import GroundTruth
-from kernel_agent.types import Completion, Json, Message, Request, Task, TextPart
+from kernel_agent.models.text import IMAGE_TOKENS
+from kernel_agent.rewards import Score
+from kernel_agent.train.rollout import Lesson, Rollout, content_parts
+from kernel_agent.train.scoring import COMPONENTS, Scoring
+from kernel_agent.types import Completion, Json
 
 if TYPE_CHECKING:
     from kernel_agent.agent import Agent
-    from kernel_agent.rewards import Score
-    from kernel_agent.trajectory import Trajectory
 
 TOOL_NAME: str = prompts.TOOL["function"]["name"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """A task to train on; `images` are what `Task.images` takes."""
-
-    truth: GroundTruth
-    images: tuple[Any, ...]
-
-
-class Rollout:
-    """One run whose messages come from outside: `start`, then `give` until it returns None. For one event loop."""
-
-    name = "policy"
-
-    def __init__(self, about: Mapping[str, Json]) -> None:
-        self.about = dict(about)
-        self.trajectory: Trajectory | None = None  # when it is over
-        self._asked: asyncio.Queue[Request] = asyncio.Queue()
-        self._said: asyncio.Queue[Completion | Exception] = asyncio.Queue()
-        self._run: asyncio.Task[Trajectory] | None = None
-
-    # As a model
-
-    async def complete(self, request: Request, *, on_text: Callable[[str], None] | None = None) -> Completion:
-        """Wait for what the trainer samples."""
-        self._asked.put_nowait(request)
-        said = await self._said.get()
-        if isinstance(said, Exception):
-            raise said
-        return said
-
-    async def aclose(self) -> None:
-        """Nothing to release: the weights are the trainer's."""
-
-    def describe(self) -> Mapping[str, Json]:
-        """Kind, and what the trainer says of the weights."""
-        return {"kind": "policy", **self.about}
-
-    # As the trainer sees it
-
-    async def start(self, agent: Agent, lesson: Lesson) -> tuple[Message, ...]:
-        """Begin; the messages of the first request. Raises what `Agent.arun` raises before it asks (images, pool)."""
-        truth = lesson.truth
-        task = Task(question=truth.question, images=lesson.images, id=truth.id)
-        self._run = asyncio.create_task(agent.arun(task))
-        request = await self._next()
-        return request.messages if request is not None else ()
-
-    async def give(self, completion: Completion) -> Message | None:
-        """Hand over a message; the one that comes back for it, or None where the rollout is over."""
-        self._said.put_nowait(completion)
-        request = await self._next()
-        return request.messages[-1] if request is not None else None
-
-    async def refuse(self, why: str) -> None:
-        """End it: the conversation cannot go on ("model_error", as where a server refuses a prompt that is too long)."""
-        self._said.put_nowait(ModelRefused(why))
-        await self._next()
-
-    async def close(self) -> None:
-        """End it wherever it is. Its trajectory is lost if it was not over."""
-        if self._run is not None and not self._run.done():
-            self._run.cancel()
-            await asyncio.wait({self._run})
-
-    async def _next(self) -> Request | None:
-        assert self._run is not None, "call start first"
-        asked = asyncio.ensure_future(self._asked.get())
-        try:
-            await asyncio.wait({asked, self._run}, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                return asked.result()
-        finally:
-            asked.cancel()
-        self.trajectory = self._run.result()
-        return None
 
 
 class Environment:
@@ -164,15 +79,62 @@ def _docstring(tool: Mapping[str, Any]) -> str:
 Environment.code_image_tool.__doc__ = _docstring(prompts.TOOL["function"])
 
 
-def content_parts(message: Message, image_tokens: Iterable[str] = IMAGE_TOKENS) -> list[dict[str, Any]]:
-    """A message's parts as chat templates and TRL take them: texts, and the views as RGB images.
+def reward_functions(scoring: Scoring, rollouts: int) -> list[Callable[..., list[float | None]]]:
+    """One a component, named after it; all are scored once a batch, in groups of `rollouts`.
 
-    A literal image token in text (in a question, or printed by a cell) would count as an image: it is broken up.
+    A function gives what its component adds to the total (value times weight, which may depend on the task), None where the task
+    has no such component, so that TRL's sum is the score's total and its metrics name every component.
     """
-    parts: list[dict[str, Any]] = []
-    for part in message.content:
-        if isinstance(part, TextPart):
-            parts.append({"type": "text", "text": break_up(mend(part.text)[0], image_tokens)[0]})
-        else:
-            parts.append({"type": "image", "image": picture(part.image.view)})
-    return parts
+
+    def function(name: str) -> Callable[..., list[float | None]]:
+        def adds(
+            environments: Sequence[Environment],
+            completions: Sequence[Any],
+            trainer_state: Any,
+            log_metric: Callable[[str, float], None],
+            **_: Any,
+        ) -> list[float | None]:
+            if any(environment.score is None for environment in environments):
+                for environment, said in zip(environments, completions, strict=True):
+                    if environment.rollout.trajectory is None:  # TRL's own loop: its last message never came to a tool
+                        run_blocking(_finish(environment.rollout, str(said[-1].get("content", ""))))
+                _score(environments, scoring, rollouts, int(trainer_state.global_step), log_metric)
+            return [_adds(environment.score, name) for environment in environments]
+
+        adds.__name__ = name
+        return adds
+
+    return [function(name) for name in COMPONENTS[scoring.rewards]]
+
+
+async def _finish(rollout: Rollout, text: str) -> None:
+    if await rollout.give(Completion(text=text)) is not None:
+        await rollout.refuse("The trainer's loop was over before the rollout had an answer.")
+
+
+def _score(
+    environments: Sequence[Environment],
+    scoring: Scoring,
+    rollouts: int,
+    step: int,
+    log_metric: Callable[[str, float], None],
+) -> None:
+    lines: list[dict[str, Any]] = []
+    for start in range(0, len(environments), rollouts):
+        group = environments[start : start + rollouts]
+        truths = {environment.lesson.truth.id: environment.lesson.truth for environment in group}
+        if len(truths) != 1:
+            raise RuntimeError(f"a group of rollouts is of {len(truths)} tasks: {', '.join(truths)}")
+        (truth,) = truths.values()
+        scores, records = scoring.score(truth, [environment.rollout.over for environment in group], step)
+        for environment, score in zip(group, scores, strict=True):
+            environment.score = score
+        lines += records
+    log_metric("rollouts/steps", sum(len(line["actions"]) for line in lines) / len(lines))
+    log_metric("rollouts/right", sum(line["correct"] for line in lines) / len(lines))
+    log_metric("rollouts/unscored", sum(line["unscored"] is not None for line in lines))
+
+
+def _adds(score: Score | None, name: str) -> float | None:
+    assert score is not None
+    return next((one.contribution for one in score.components if one.name == name), None)

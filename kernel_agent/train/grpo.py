@@ -34,10 +34,11 @@ from kernel_agent.protocols import get_protocol
 from kernel_agent.rewards import Rewards
 from kernel_agent.session import KernelPool
 from kernel_agent.train.checkpoints import last_checkpoint
-from kernel_agent.train.environment import Environment, Lesson, Rollout
+from kernel_agent.train.environment import Environment, reward_functions
 from kernel_agent.train.lessons import read_lessons
 from kernel_agent.train.quiet import quiet
-from kernel_agent.train.scoring import Scoring, check_groups
+from kernel_agent.train.rollout import Lesson, Rollout
+from kernel_agent.train.scoring import Scoring
 from kernel_agent.types import Budget, Json, KernelOptions, Sampling
 
 TRAIN, STEPS, ROLLOUTS, CHECKPOINTS, MODEL = "train.json", "steps.jsonl", "rollouts.jsonl", "checkpoints", "model"
@@ -148,7 +149,7 @@ def train_grpo(
         _cut(out / STEPS, done + 1)
     if going_on:
         tell(f"Going on after {done} updates")
-    scoring = Scoring(options.rewards, options.rollouts, records, save_rollouts, every)
+    scoring = Scoring(options.rewards, records, save_rollouts, every)
     with quiet():
         pool = KernelPool(options.kernels or mine, kernel=options.kernel)
         try:
@@ -260,13 +261,24 @@ def build_trainer(
         args=args,
         processing_class=processor,
         train_dataset=Dataset.from_list([{"id": name, "prompt": prompt} for name in lessons]),
-        reward_funcs=scoring.functions(),
+        reward_funcs=reward_functions(scoring, options.rollouts),
         environment_factory=lambda: Environment(lessons, agent, about, image_tokens(processor)),
         peft_config=lora,
         callbacks=[_log(TrainerCallback, out / STEPS, tell)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def check_groups(per_device: int, steps: int, rollouts: int) -> None:
+    """InputError where a process would see a part of a group: terms that compare the rollouts of a task need them all."""
+    if rollouts < 2:
+        raise InputError(f"{rollouts} rollouts a task: advantages compare them with each other, give at least 2")
+    if per_device * steps % rollouts:
+        raise InputError(
+            f"a process generates {per_device} x {steps} = {per_device * steps} rollouts at a time, which {rollouts} a task do not "
+            "divide: a group would be scored in parts. Give per-device batch and steps whose product is a multiple of it"
+        )
 
 
 def _log(base: Any, file: Path, tell: Callable[[str], None]) -> Any:

@@ -27,10 +27,8 @@ from trl import GRPOTrainer
 from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import InputError
 from kernel_agent.models.rendering import image_tokens
-from kernel_agent.models.text import mend
-from kernel_agent.models.tokens import joined, rendered_prompt
-from kernel_agent.train.environment import TOOL_NAME, Rollout, content_parts
-from kernel_agent.types import Completion, Usage
+from kernel_agent.train.environment import TOOL_NAME
+from kernel_agent.train.rollout import Rollout, content_parts, sampled
 
 _AS_USER = """\
 {%- set ours = namespace(messages=[]) -%}
@@ -133,7 +131,12 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         written = {index: list(ids) for index, ids in enumerate(completion_ids)}
         while written:
             said = {
-                index: self._completion(prompt_ids[index] + completion_ids[index][: -len(ids) or None], ids)
+                index: sampled(
+                    self._tokenizer,
+                    prompt_ids[index] + completion_ids[index][: -len(ids) or None],
+                    ids,
+                    self.eos_token_ids,
+                )
                 for index, ids in written.items()
             }
             with self._timed("kernels"):
@@ -196,18 +199,6 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
             if logprobs is not None:
                 logprobs[index] = logprobs[index] + scores[place][:room]
         return dict(zip(going, ids, strict=True))
-
-    def _completion(self, prefix: list[int], ids: list[int]) -> Completion:
-        """Sampled ids as the agent reads them: text as `models/generate.py` decodes it."""
-        text, raw = mend(str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
-        return Completion(
-            text=text,
-            raw_json=raw,
-            finish_reason="stop" if ids and ids[-1] in self.eos_token_ids else "length",
-            usage=Usage(prompt_tokens=len(prefix), completion_tokens=len(ids)),
-            prompt=rendered_prompt(prefix, None),
-            token_ids=joined(ids),
-        )
 
     def _between(self, ids: list[int], parts: list[dict[str, Any]]) -> list[int]:
         """What the template puts between two messages of the model: the end of one that was cut, the report, the header."""

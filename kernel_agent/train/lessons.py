@@ -11,7 +11,7 @@ from kernel_agent.tasks.dataset import TASKS, read_tasks
 from kernel_agent.tasks.ground_truth import GroundTruth, Operation, correction
 from kernel_agent.tasks.released import Problem, RowError, read_picture
 from kernel_agent.tasks.released.codevision_rl import ReleasedTask, load
-from kernel_agent.train.environment import Lesson
+from kernel_agent.train.rollout import Lesson
 
 
 def read_lessons(path: Path, limit: int | None = None) -> tuple[dict[str, Lesson], list[str]]:

@@ -1,8 +1,6 @@
-"""Rewards of rollouts, for TRL: `kernel_agent.rewards` unchanged, one reward function a component.
+"""Rewards of rollouts: `kernel_agent.rewards` unchanged, over whole groups, with a record of each.
 
-A function gives what its component adds to the total (value times weight, which may depend on the task), None where the task
-has no such component, so that TRL's sum is the score's total and its metrics name every component. Rollouts are scored once a
-batch, whole groups at a time. A rollout that cannot be scored gets 0 of everything, as one that did nothing, and the reason is logged.
+A rollout that cannot be scored gets 0 of everything, as one that did nothing, and the reason is logged.
 """
 
 from __future__ import annotations
@@ -10,19 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from kernel_agent.blocking import run_blocking
-from kernel_agent.errors import InputError
 from kernel_agent.rewards import Rewards, Score, Verdict, score_group
 from kernel_agent.rewards.values import Component
 from kernel_agent.tasks.ground_truth import GroundTruth
-from kernel_agent.train.environment import Environment
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Completion, Json
+from kernel_agent.types import Json
 
 COMPONENTS: dict[Rewards, tuple[str, ...]] = {
     Rewards.DEFAULT: (
@@ -40,81 +34,34 @@ COMPONENTS: dict[Rewards, tuple[str, ...]] = {
 logger = logging.getLogger(__name__)
 
 
-def check_groups(per_device: int, steps: int, rollouts: int) -> None:
-    """InputError where a process would see a part of a group: terms that compare the rollouts of a task need them all."""
-    if rollouts < 2:
-        raise InputError(f"{rollouts} rollouts a task: advantages compare them with each other, give at least 2")
-    if per_device * steps % rollouts:
-        raise InputError(
-            f"a process generates {per_device} x {steps} = {per_device * steps} rollouts at a time, which {rollouts} a task do not "
-            "divide: a group would be scored in parts. Give per-device batch and steps whose product is a multiple of it"
-        )
-
-
 class Scoring:
-    """The reward functions of one run, and its records: `rollouts.jsonl`, and notebooks where wanted.
+    """Scores groups of rollouts, and keeps their records: JSON lines, and notebooks where wanted.
 
     Args:
         rewards: a set of `kernel_agent.rewards`.
-        group: rollouts a task.
         records: a JSON lines file; one line a rollout is added.
         notebooks: folder of saved rollouts, one subfolder each `every` steps; None for none.
     """
 
-    def __init__(self, rewards: str, group: int, records: Path, notebooks: Path | None = None, every: int = 1) -> None:
-        self.rewards, self.group = Rewards(rewards), group
+    def __init__(self, rewards: str, records: Path, notebooks: Path | None = None, every: int = 1) -> None:
+        self.rewards = Rewards(rewards)
         self.records, self.notebooks, self.every = records, notebooks, every
 
-    def functions(self) -> list[Callable[..., list[float | None]]]:
-        """One a component, named after it."""
-        return [self._function(name) for name in COMPONENTS[self.rewards]]
-
-    def _function(self, name: str) -> Callable[..., list[float | None]]:
-        def adds(
-            environments: Sequence[Environment],
-            completions: Sequence[Any],
-            trainer_state: Any,
-            log_metric: Any,
-            **_: Any,
-        ) -> list[float | None]:
-            if any(environment.score is None for environment in environments):
-                self._score(environments, completions, int(trainer_state.global_step), log_metric)
-            return [_adds(environment.score, name) for environment in environments]
-
-        adds.__name__ = name
-        return adds
-
-    def _score(
-        self,
-        environments: Sequence[Environment],
-        completions: Sequence[Any],
-        step: int,
-        log_metric: Callable[[str, float], None],
-    ) -> None:
-        for environment, said in zip(environments, completions, strict=True):
-            if environment.rollout.trajectory is None:  # TRL's own loop: its last message never came to a tool
-                run_blocking(_finish(environment, str(said[-1].get("content", ""))))
+    def score(
+        self, truth: GroundTruth, runs: Sequence[Trajectory], step: int
+    ) -> tuple[tuple[Score, ...], list[dict[str, Json]]]:
+        """Scores of all rollouts of a task in one step, and their records, which are written."""
+        scores, failures = score_all(truth, runs, self.rewards)
+        folder = self._folder(step, truth)
         lines: list[dict[str, Json]] = []
-        for start in range(0, len(environments), self.group):
-            group = environments[start : start + self.group]
-            truths = {environment.lesson.truth.id: environment.lesson.truth for environment in group}
-            if len(truths) != 1:
-                raise RuntimeError(f"a group of rollouts is of {len(truths)} tasks: {', '.join(truths)}")
-            (truth,) = truths.values()
-            runs = [environment.rollout.trajectory for environment in group]
-            assert all(run is not None for run in runs)
-            scores, failures = score_all(truth, [run for run in runs if run is not None], self.rewards)
-            folder = self._folder(step, truth)
-            for number, (environment, found, failure) in enumerate(zip(group, scores, failures, strict=True)):
-                environment.score = found
-                lines.append(_record(step, number, environment, failure))
-                if folder is not None and environment.rollout.trajectory is not None:
-                    environment.rollout.trajectory.save(folder / f"rollout-{number}.ipynb")
-        log_metric("rollouts/steps", sum(len(line["actions"]) for line in lines) / len(lines))
-        log_metric("rollouts/right", sum(line["correct"] for line in lines) / len(lines))
-        log_metric("rollouts/unscored", sum(line["unscored"] is not None for line in lines))
+        for number, (run, score, failure) in enumerate(zip(runs, scores, failures, strict=True)):
+            lines.append(_record(step, number, truth, run, score, failure))
+            if folder is not None:
+                run.save(folder / f"rollout-{number}.ipynb")
+        self.records.parent.mkdir(parents=True, exist_ok=True)
         with self.records.open("a", encoding="utf-8") as out:
-            out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            out.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        return scores, lines
 
     def _folder(self, step: int, truth: GroundTruth) -> Path | None:
         """Where the rollouts of a task are saved in this step, with the task beside them."""
@@ -159,23 +106,12 @@ def _nothing(rewards: Rewards, failure: str) -> Score:
     return Score(rewards=rewards, components=parts, verdict=Verdict(correct=False, explanation=failure))
 
 
-def _adds(score: Score | None, name: str) -> float | None:
-    assert score is not None
-    return next((one.contribution for one in score.components if one.name == name), None)
-
-
-async def _finish(environment: Environment, text: str) -> None:
-    if await environment.rollout.give(Completion(text=text)) is not None:
-        await environment.rollout.refuse("The trainer's loop was over before the rollout had an answer.")
-
-
-def _record(step: int, number: int, environment: Environment, failure: str | None) -> dict[str, Json]:
-    run, score = environment.rollout.trajectory, environment.score
-    assert run is not None
-    assert score is not None
+def _record(
+    step: int, number: int, truth: GroundTruth, run: Trajectory, score: Score, failure: str | None
+) -> dict[str, Json]:
     return {
         "step": step,
-        "task": environment.lesson.truth.id,
+        "task": truth.id,
         "rollout": number,
         "run": run.run_id,
         "total": score.total,

@@ -60,7 +60,7 @@ def training(
     mine, _ = options.shape()
     with KernelPool(mine, warm=0) as pool:
         out.mkdir(exist_ok=True)
-        scoring = Scoring(options.rewards, options.rollouts, out / "rollouts.jsonl", out / "notebooks")
+        scoring = Scoring(options.rewards, out / "rollouts.jsonl", out / "notebooks")
         trainer = build_trainer(str(source), lessons, options, out, pool, scoring)
         trainer.model.train()
         yield trainer, pool, next(iter(trainer.get_train_dataloader()))

@@ -57,7 +57,7 @@ def test_a_qwen_sees_what_its_agent_would(tmp_path: Path, lora: int | None) -> N
     options = GRPO(batch=2, rollouts=2, micro_batch=2, turn_tokens=40, tokens=2400, kl=0.0, lora=lora)
     (model, processor), agents = (qwen_model(qwen_processor()), qwen_processor()), qwen_processor()
     with KernelPool(4, warm=0) as pool:
-        scoring = Scoring(options.rewards, 2, tmp_path / "rollouts.jsonl")
+        scoring = Scoring(options.rewards, tmp_path / "rollouts.jsonl")
         trainer = build_trainer("tiny", lessons, options, tmp_path, pool, scoring, parts=(model, processor))
         assert trainer.generation_config.suppress_tokens == sorted(
             processor.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
@@ -110,7 +110,7 @@ def test_the_environment_serves_an_unchanged_trainer(tmp_path: Path) -> None:
     from datasets import Dataset
 
     from kernel_agent import Agent
-    from kernel_agent.train.environment import Environment
+    from kernel_agent.train.environment import Environment, reward_functions
     from tests.train.tiny_qwen import qwen_model, qwen_processor
 
     write_dataset(tmp_path / "tasks", Series.READING, 1, 5, workers=1)
@@ -123,13 +123,13 @@ def test_the_environment_serves_an_unchanged_trainer(tmp_path: Path) -> None:
         generation_kwargs={"max_new_tokens": 8}, report_to=[], gradient_checkpointing=False,
     )  # fmt: skip
     with KernelPool(2, warm=0) as pool:
-        scoring = Scoring("default", 2, tmp_path / "rollouts.jsonl")
+        scoring = Scoring("default", tmp_path / "rollouts.jsonl")
         trainer = trl.GRPOTrainer(
             model=qwen_model(processor),
             args=args,
             processing_class=processor,
             train_dataset=Dataset.from_list([{"id": name, "prompt": [{"role": "user", "content": ""}]}]),
-            reward_funcs=scoring.functions(),
+            reward_funcs=reward_functions(scoring, 2),
             environment_factory=lambda: Environment(lessons, lambda run: Agent(run, pool=pool)),
         )
         answer = f"<answer>{lesson.truth.answers[0]}</answer><|im_end|>"

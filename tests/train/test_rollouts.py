@@ -23,10 +23,11 @@ from kernel_agent.errors import ImageError, InputError
 from kernel_agent.rewards import Rewards, score_group
 from kernel_agent.tasks.ground_truth import GroundTruth, Operation
 from kernel_agent.tasks.orientation import Orientation
-from kernel_agent.train.environment import Environment, Lesson, Rollout, content_parts
-from kernel_agent.train.grpo import GRPO
+from kernel_agent.train.environment import Environment, reward_functions
+from kernel_agent.train.grpo import GRPO, check_groups
 from kernel_agent.train.lessons import read_lessons
-from kernel_agent.train.scoring import COMPONENTS, Scoring, check_groups, score_all
+from kernel_agent.train.rollout import Lesson, Rollout, content_parts
+from kernel_agent.train.scoring import COMPONENTS, Scoring, score_all
 from kernel_agent.types import Budget, Completion, ImagePart, Message, Status, StopReason, TextPart
 
 CROP = "result = image.crop((0, 0, 30, 20))"
@@ -228,7 +229,7 @@ async def test_every_component_of_a_set_has_its_function(picture: Image.Image) -
             for one in score.components
         }
         assert names == set(COMPONENTS[rewards])
-        functions = Scoring(rewards, 2, Path("unused")).functions()
+        functions = reward_functions(Scoring(rewards, Path("unused")), 2)
         assert [function.__name__ for function in functions] == list(COMPONENTS[rewards])
 
 

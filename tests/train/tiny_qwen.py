@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import AutoProcessor, PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.models.qwen3_vl import processing_qwen3_vl
 from transformers.processing_utils import ProcessorMixin
 
 SPECIAL = [
@@ -37,8 +39,8 @@ THINKING = _CONTENT + (  # as Qwen's: the prompt opens the thought, the history 
 )
 
 
-class PicturesOnly(Qwen3VLProcessor):
-    """The family's processor; its own constructor wants one for videos, which needs torchvision."""
+class Qwen3VLProcessor(processing_qwen3_vl.Qwen3VLProcessor):
+    """The family's processor; its own constructor wants one for videos, which needs torchvision. verl goes by the name."""
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
@@ -46,7 +48,10 @@ class PicturesOnly(Qwen3VLProcessor):
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
-def qwen_processor(template: str = INSTRUCT) -> PicturesOnly:
+AutoProcessor.register(Qwen3VLConfig, Qwen3VLProcessor, exist_ok=True)  # of checkpoints that `save` wrote
+
+
+def qwen_processor(template: str = INSTRUCT) -> Qwen3VLProcessor:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -56,10 +61,10 @@ def qwen_processor(template: str = INSTRUCT) -> PicturesOnly:
     images = Qwen2VLImageProcessorPil(
         patch_size=16, merge_size=2, size={"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
     )
-    return PicturesOnly(images, tokenizer, chat_template=template)
+    return Qwen3VLProcessor(images, tokenizer, chat_template=template)
 
 
-def qwen_model(processor: PicturesOnly) -> Qwen3VLForConditionalGeneration:
+def qwen_model(processor: Qwen3VLProcessor) -> Qwen3VLForConditionalGeneration:
     ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     torch.manual_seed(0)
     config = Qwen3VLConfig(
@@ -78,3 +83,15 @@ def qwen_model(processor: PicturesOnly) -> Qwen3VLForConditionalGeneration:
     model = Qwen3VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     return model
+
+
+def save(folder: Path) -> Qwen3VLProcessor:
+    """A checkpoint whose processor AutoProcessor finds where this module is imported."""
+    processor = qwen_processor()
+    qwen_model(processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    for name in ("processor_config.json", "tokenizer_config.json"):  # it would name the family's own
+        told = json.loads((folder / name).read_text())
+        told.pop("processor_class", None)
+        (folder / name).write_text(json.dumps(told))
+    return processor

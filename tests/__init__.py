@@ -1,0 +1,1 @@
+"""A package of its own: verl and TransferQueue install one that is called the same."""
