@@ -18,6 +18,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -33,18 +34,17 @@ from kernel_agent.models.hashes import identity
 from kernel_agent.protocols import get_protocol
 from kernel_agent.rewards import Rewards
 from kernel_agent.session import KernelPool
-from kernel_agent.train.checkpoints import last_checkpoint
 from kernel_agent.train.environment import Environment, reward_functions
+from kernel_agent.train.folder import last_checkpoint, read_record, write_record
 from kernel_agent.train.lessons import read_lessons
 from kernel_agent.train.quiet import quiet
-from kernel_agent.train.rollout import Lesson, Rollout
+from kernel_agent.train.rollout import Lesson, Rollout, rollout_agent
 from kernel_agent.train.scoring import Scoring
-from kernel_agent.types import Budget, Json, KernelOptions, Sampling
+from kernel_agent.types import Json, KernelOptions
 
-TRAIN, STEPS, ROLLOUTS, CHECKPOINTS, MODEL = "train.json", "steps.jsonl", "rollouts.jsonl", "checkpoints", "model"
+STEPS, ROLLOUTS, CHECKPOINTS, MODEL = "steps.jsonl", "rollouts.jsonl", "checkpoints", "model"
 _PACKAGES = ("trl", "transformers", "torch", "peft", "accelerate", "datasets", "kernel-agent")
 _MAY_DIFFER = ("path", "kernels", "save_every", "vllm")  # between the calls of one training
-_A_DAY = 86_400.0  # a rollout's clock stands still for nobody; messages and cells have limits of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,10 @@ def train_grpo(
             f"{tasks} has {len(lessons)} tasks, an update takes {options.batch}: give a smaller batch, or more tasks"
         )
     source = resolve(model)
-    going_on = _claim(out, _asked(lessons, source, options), rank)
+    asked = _asked(lessons, source, options)
+    going_on = read_record(out, asked, _MAY_DIFFER) is not None
+    if not going_on and rank == 0:
+        write_record(out, {**asked, "versions": _versions(), "environment": environment()})
     if (out / MODEL / "config.json").exists():
         tell(f"{out} is trained already")
         return out / MODEL
@@ -237,23 +240,22 @@ def build_trainer(
         from peft import LoraConfig
 
         lora = LoraConfig(r=options.lora, lora_alpha=2 * options.lora, target_modules="all-linear")
-    budget = Budget(
-        steps=options.messages,
-        seconds=_A_DAY,
-        cell_seconds=options.cell_seconds,
-        tokens=options.messages * options.turn_tokens,
-        images=options.images,
-    )
-    sampled = Sampling(temperature=options.temperature, top_p=1.0, max_tokens=options.turn_tokens, seed=None)
-    protocol = get_protocol("native")
 
     def agent(rollout: Rollout) -> Agent:
-        return Agent(rollout, protocol=protocol, budget=budget, sampling=sampled, kernel=pool.kernel, pool=pool)
+        return rollout_agent(
+            rollout,
+            pool,
+            messages=options.messages,
+            turn_tokens=options.turn_tokens,
+            cell_seconds=options.cell_seconds,
+            images=options.images,
+            temperature=options.temperature,
+        )
 
     def about() -> dict[str, Json]:
         return {"model": source, "updates": int(trainer.state.global_step) if trainer is not None else 0}
 
-    prompt = [{"role": "system", "content": protocol.system()}, {"role": "user", "content": ""}]
+    prompt = [{"role": "system", "content": get_protocol("native").system()}, {"role": "user", "content": ""}]
     trainer: Any = None
     trainer = RolloutTrainer(
         turn_tokens=options.turn_tokens,
@@ -332,37 +334,12 @@ def _asked(lessons: Mapping[str, Lesson], source: str, options: GRPO) -> dict[st
     return told
 
 
-def _claim(out: Path, asked: dict[str, Json], rank: int) -> bool:
-    """Whether `out` holds this training already; begins it where it holds nothing. InputError where it holds something else."""
-    file = out / TRAIN
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        for part in ("model", "tasks", "options"):
-            old = before.get(part, {})
-            differing = sorted(
-                name for name in asked[part] if asked[part][name] != old.get(name) and name not in _MAY_DIFFER
-            )
-            if differing:
-                raise InputError(
-                    f"{out} holds another training ({part}: {', '.join(differing)}): give the same to go on, or another folder"
-                )
-        return True
-    if out.exists() and any(path.suffix != ".part" for path in out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no training: give another folder")
-    if rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        versions: dict[str, Json] = {}
-        for name in _PACKAGES:
-            try:
-                versions[name] = version(name)
-            except PackageNotFoundError:
-                continue
-        whole = file.with_name(file.name + ".part")
-        whole.write_text(
-            json.dumps({**asked, "versions": versions, "environment": environment()}, indent=1), encoding="utf-8"
-        )
-        whole.replace(file)
-    return False
+def _versions() -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _cut(file: Path, until: int) -> None:

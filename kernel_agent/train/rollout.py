@@ -14,16 +14,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kernel_agent.agent import Agent
 from kernel_agent.errors import ModelRefused
 from kernel_agent.models.rendering import picture
 from kernel_agent.models.text import IMAGE_TOKENS, break_up, mend
 from kernel_agent.models.tokens import joined, rendered_prompt
+from kernel_agent.protocols import get_protocol
 from kernel_agent.tasks.ground_truth import GroundTruth
-from kernel_agent.types import Completion, Json, Message, Request, Task, TextPart, Usage
+from kernel_agent.types import Budget, Completion, Json, Message, Request, Sampling, Task, TextPart, Usage
 
 if TYPE_CHECKING:
-    from kernel_agent.agent import Agent
+    from kernel_agent.session import KernelPool
     from kernel_agent.trajectory import Trajectory
+
+_A_DAY = 86_400.0  # a rollout's clock stands still for nobody; messages and cells have limits of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,27 @@ class Rollout:
             asked.cancel()
         self.trajectory = self._run.result()
         return None
+
+
+def rollout_agent(
+    rollout: Rollout,
+    pool: KernelPool,
+    *,
+    messages: int,
+    turn_tokens: int,
+    cell_seconds: float,
+    images: int,
+    temperature: float,
+    top_p: float = 1.0,
+) -> Agent:
+    """The agent of a rollout: the protocol that CodeVision models are trained on, its limits, a kernel out of `pool`."""
+    budget = Budget(
+        steps=messages, seconds=_A_DAY, cell_seconds=cell_seconds, tokens=messages * turn_tokens, images=images
+    )
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=turn_tokens, seed=None)
+    return Agent(
+        rollout, protocol=get_protocol("native"), budget=budget, sampling=sampling, kernel=pool.kernel, pool=pool
+    )
 
 
 def content_parts(message: Message, image_tokens: Iterable[str] = IMAGE_TOKENS) -> list[dict[str, Any]]:

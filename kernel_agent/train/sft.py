@@ -32,14 +32,14 @@ from kernel_agent.errors import InputError, ModelFailed, StorageError
 from kernel_agent.models.checkpoint import resolve, snapshot
 from kernel_agent.models.generate import Loaded, load
 from kernel_agent.models.hashes import identity
-from kernel_agent.train.checkpoints import last_checkpoint
 from kernel_agent.train.dataset import Data, Told, gather
 from kernel_agent.train.examples import IGNORED, Collator, Example, Writer
+from kernel_agent.train.folder import check_free, last_checkpoint, read_record, write_record
 from kernel_agent.train.quiet import quiet
 from kernel_agent.train.runs import files_of
 from kernel_agent.types import Json
 
-RECORD, STEPS = "train.json", "steps.jsonl"
+STEPS = "steps.jsonl"
 _LOGGED = ("step", "loss", "learning_rate", "grad_norm")
 _CHECKPOINTS = "checkpoints"
 
@@ -108,8 +108,7 @@ def sft(options: Options, out: str | Path, told: Told = lambda what, done, total
         import peft  # noqa: F401  (missing, it is missed before anything is read)
     folder = Path(out)
     files_of(Path(one).expanduser() for one in options.data)  # what is wrong is said before a model is loaded
-    if not (folder / RECORD).exists() and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and was not made by this command: give another folder")
+    check_free(folder)
     loaded, base = _base(options)
     ends = loaded.model.generation_config.eos_token_id
     writer = Writer(
@@ -121,7 +120,11 @@ def sft(options: Options, out: str | Path, told: Told = lambda what, done, total
     data = gather(options.data, writer, told, limit=options.limit, eval_share=options.eval_share, seed=options.seed)
     claim = {"options": _told_options(options), "base": base, "data": data.about}
     try:
-        record = _begin(folder, claim)
+        same = {**claim, "data": {"examples_sha256": data.about["examples_sha256"]}}
+        record = read_record(folder, same)
+        if record is None:
+            record = claim
+            write_record(folder, record)
         if "finished" in record:
             return record
         with quiet():
@@ -154,35 +157,6 @@ def _name(given: str) -> str:
     return path.resolve().name if path.exists() else given
 
 
-def _begin(folder: Path, claim: dict[str, Json]) -> dict[str, Json]:
-    """The record of the training in the folder, which is claimed for it. InputError where it holds something else."""
-    file = folder / RECORD
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, claim)
-        return claim
-    found: dict[str, Json] = json.loads(file.read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(claim))
-    wanted["data"] = {"examples_sha256": claim["data"]["examples_sha256"]}
-    differing = [
-        f"{part}.{key}={found[part].get(key)!r:.60}"
-        for part in wanted
-        for key in wanted[part]
-        if found[part].get(key) != wanted[part][key]
-    ]
-    if differing:
-        raise InputError(
-            f"{folder} holds another training ({', '.join(differing)}): give another folder, or the same arguments"
-        )
-    return found
-
-
-def _write(folder: Path, record: dict[str, Json]) -> None:
-    part = folder / f"{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(folder / RECORD)
-
-
 def _train(
     options: Options, loaded: Loaded, data: Data, folder: Path, record: dict[str, Json], told: Told
 ) -> dict[str, Json]:
@@ -194,7 +168,7 @@ def _train(
         model = _with_lora(model, options)
     if "held_out" not in record:
         record["held_out"] = {"before": held_out_loss(model, data.held_out, collator, bf16, told)}
-        _write(folder, record)
+        write_record(folder, record)
     steps = math.ceil(math.ceil(len(data.train) / options.micro_batch) / (options.batch // options.micro_batch))
     steps = math.ceil(steps * options.epochs)
     cuda = torch.cuda.is_available()
@@ -245,7 +219,7 @@ def _train(
         "peak_memory_mb": _peak_memory_mb(),
         "finished": time.time(),
     }  # fmt: skip
-    _write(folder, record)
+    write_record(folder, record)
     shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
     return record
 

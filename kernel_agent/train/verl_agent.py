@@ -19,7 +19,6 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,17 +33,15 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from kernel_agent.agent import Agent
 from kernel_agent.errors import InputError
 from kernel_agent.models.rendering import image_tokens
-from kernel_agent.protocols import get_protocol
 from kernel_agent.rewards import Rewards, Score
 from kernel_agent.session import KernelPool
 from kernel_agent.train.lessons import read_lessons
-from kernel_agent.train.rollout import Lesson, Rollout, content_parts, sampled
+from kernel_agent.train.rollout import Lesson, Rollout, content_parts, rollout_agent, sampled
 from kernel_agent.train.scoring import COMPONENTS, Scoring
 from kernel_agent.trajectory import Trajectory
-from kernel_agent.types import Budget, Isolation, KernelOptions, Message, Sampling
+from kernel_agent.types import Completion, Isolation, KernelOptions, Message
 
 NAME = "codevision"
-_A_DAY = 86_400.0  # a rollout's clock stands still for nobody; messages and cells have limits of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +225,7 @@ class _Tokens:
             self.metrics.tool_calls += time.perf_counter() - began
             if report is None:
                 break
-            length = await self._report(said.text, ids, report, limit)
+            length = await self._report(said, report, limit)
             if length >= limit:
                 await self.rollout.refuse(
                     f"The rollout's {length} tokens, reports included, leave no room: data.max_response_length is {limit}."
@@ -247,27 +244,16 @@ class _Tokens:
         )
 
     def _agent(self) -> Agent:
-        options, pool = self.loop.options, _kernels(self.loop.options)
-        budget = Budget(
-            steps=options.messages,
-            seconds=_A_DAY,
+        options = self.loop.options
+        return rollout_agent(
+            self.rollout,
+            _kernels(options),
+            messages=options.messages,
+            turn_tokens=options.turn_tokens,
             cell_seconds=options.cell_seconds,
-            tokens=options.messages * options.turn_tokens,
             images=options.images,
-        )
-        sampling = Sampling(
             temperature=float(self.sampling["temperature"]),
             top_p=float(self.sampling["top_p"]),
-            max_tokens=options.turn_tokens,
-            seed=None,
-        )
-        return Agent(
-            self.rollout,
-            protocol=get_protocol("native"),
-            budget=budget,
-            sampling=sampling,
-            kernel=pool.kernel,
-            pool=pool,
         )
 
     def _add(self, message: Message) -> list[Any]:
@@ -300,14 +286,14 @@ class _Tokens:
         self.ids = merged.token_ids
         return ids
 
-    async def _report(self, said: str, ids: Sequence[int], report: Message, limit: int) -> int:
+    async def _report(self, said: Completion, report: Message, limit: int) -> int:
         """Put a report behind a message, if it fits; the response's tokens with it."""
         loop, before = self.loop, len(self.pictures)
         so_far, mask, scores = list(self.ids), list(self.mask), None if self.scores is None else list(self.scores)
-        if not _ended(ids, loop.ends):  # a message that was cut is ended here
+        if said.finish_reason == "length":  # a message that was cut is ended here
             so_far, mask = [*so_far, loop.tokenizer.eos_token_id], [*mask, 0]
             scores = None if scores is None else [*scores, 0.0]
-        self.messages.append({"role": "assistant", "content": [{"type": "text", "text": said}]})
+        self.messages.append({"role": "assistant", "content": [{"type": "text", "text": said.text}]})
         previous = list(self.messages)
         self._add(report)
         merged, mask, scores = await loop.ct_merge_context_msg(previous, self.messages, so_far, mask, scores)
@@ -316,7 +302,3 @@ class _Tokens:
         else:
             del self.pictures[before:], self.messages[len(previous) :]
         return len(mask)
-
-
-def _ended(ids: Sequence[int], ends: Collection[int]) -> bool:
-    return bool(ids) and ids[-1] in ends

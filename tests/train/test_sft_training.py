@@ -103,7 +103,7 @@ def test_the_command_teaches_the_embedded_model_an_answer(tmp_path: Path) -> Non
     plan = Options(data=(str(tmp_path / "runs"),), model="embedded", batch=6, epochs=25, lr=2e-3, eval_share=0.25)
     assert sft(plan, out) == record  # it is there already
     with pytest.raises(
-        InputError, match=r"holds another training \(options\.seed=0.*\): give another folder, or the same arguments"
+        InputError, match=r"holds another training \(options\.seed=0.*\): give the same arguments to go on"
     ):
         sft(replace(plan, seed=1), out)
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, runs: Path, tiny: Path) -> 
     assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty and was not made by this command"):
+    with pytest.raises(InputError, match="not empty and holds no training"):
         sft(plain, tmp_path / "full")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="choose another folder"):
