@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -107,30 +108,31 @@ except Exception as error: print(error)
 @case("metadata IP", Result.BLOCKED, SANDBOXED, harmful=True)
 def metadata(scene: Scene) -> str:
     """The cloud's metadata address is not even asked (seen in the host's own table of connections)."""
+    port = random.randrange(20_000, 60_000)  # not the 80 that other programs of this machine ask
     code = f"""
 import socket, time
 try:
     s = socket.socket(); s.setblocking(False)
-    try: s.connect(("{METADATA_ADDRESS}", 80))
+    try: s.connect(("{METADATA_ADDRESS}", {port}))
     except BlockingIOError: pass
     time.sleep(0.4)
 except Exception as error: print(error)
 """
-    with connections_to(METADATA_ADDRESS) as seen:
+    with connections_to(METADATA_ADDRESS, port) as seen:
         scene.run(code)
     return "a connection was tried on the host's network" if seen else ""
 
 
 @contextlib.contextmanager
-def connections_to(address: str) -> Iterator[list[str]]:
-    """Lines of the host's TCP table with this remote address."""
-    number = socket.inet_aton(address)[::-1].hex().upper()
+def connections_to(address: str, port: int) -> Iterator[list[str]]:
+    """Lines of the host's TCP table with this remote address and port."""
+    number = f" {socket.inet_aton(address)[::-1].hex().upper()}:{port:04X} "
     seen: list[str] = []
     over = threading.Event()
 
     def watch() -> None:
         while not over.is_set():
-            seen.extend(line for line in Path("/proc/net/tcp").read_text().splitlines() if f" {number}:" in line)
+            seen.extend(line for line in Path("/proc/net/tcp").read_text().splitlines() if number in line)
             time.sleep(0.02)
 
     thread = threading.Thread(target=watch)
