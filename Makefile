@@ -78,7 +78,7 @@ test-train: ## codevision train with trl, peft and accelerate, in an environment
 test-verl: ## the agent loop for verl in a real Ray, in an environment of its own
 	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
 	.venv-verl/bin/python -c 'import torch' 2>/dev/null || $(MAKE) --no-print-directory torch BIN=.venv-verl/bin
-	.venv-verl/bin/python -m pip --disable-pip-version-check install -q -e '.[verl,data]' pytest pytest-asyncio
+	.venv-verl/bin/python -m pip --disable-pip-version-check install -q -e '.[verl,data]' 'transformers==5.9.0' pytest pytest-asyncio # as verl[vllm] has it
 	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -q -m verl tests/train
 
 test-kernels: setup bubblewrap ## isolation, attacks, faults; the demo with and without bubblewrap
