@@ -299,11 +299,11 @@ def test_nothing_outlives_the_host(then: str) -> None:
 
 
 def test_a_forked_copy_of_the_host_does_not_keep_kernels_alive() -> None:
-    then = "if os.fork() == 0: time.sleep(600); os._exit(0)\ntime.sleep(600)"
+    then = "if os.fork() == 0: print('copied', flush=True); time.sleep(600); os._exit(0)\ntime.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", HOST.format(then=then)], stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout is not None
         pids = [int(pid) for pid in host.stdout.readline().split()]
-        time.sleep(0.3)
+        assert host.stdout.readline() == "copied\n"
         copies = Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split()
         host.kill()
         until(lambda: all(gone(pid) for pid in pids))
