@@ -112,6 +112,35 @@ def test_the_number_of_processes(capped):
     assert cap.reason.endswith(" of 10")
 
 
+SHORT_OF_DESCRIPTORS = """
+import os, resource, subprocess, sys, time
+from kernel_agent.provisioners.sandbox.memory import MemoryCap
+code = "input()\\nimport os, time\\nfor _ in range(30):\\n    if os.fork() == 0: time.sleep(600)\\ntime.sleep(600)"
+process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, start_new_session=True)
+cap = MemoryCap(process.pid, 2 << 30, 10, group=process.pid)
+cap.start()
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+for _ in range(20):
+    cap.wake()
+    time.sleep(0.05)
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+print("", file=process.stdin, flush=True)
+try:
+    print(process.wait(60), cap.reason)
+finally:
+    if process.poll() is None:
+        os.killpg(process.pid, 9)
+"""
+
+
+def test_a_host_that_was_short_of_descriptors_watches_on():
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_DESCRIPTORS], capture_output=True, text=True, timeout=300)
+    status, _, reason = done.stdout.partition(" ")
+    assert status == "-9", done.stderr
+    assert reason.startswith("processes: ")
+
+
 def test_pages_that_forks_share_count_once():
     code = """
 import os, time
