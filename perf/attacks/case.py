@@ -49,7 +49,8 @@ class Case:
         attack: see `Attack`.
         harmful: it could hurt the machine: never run where it is not claimed, nor on a kernel that only says it is isolated.
         control: on an unprotected kernel it gets through, which shows that the judge can tell.
-        seconds: the whole case; past it the host process counts as hung.
+        seconds: the whole case; past it the host process counts as hung. No case needs a tenth of it.
+        slow: it takes long, and is tried where there is time.
     """
 
     name: str
@@ -60,7 +61,8 @@ class Case:
     attack: Attack
     harmful: bool = False
     control: bool = False
-    seconds: float = 40.0
+    seconds: float = 240.0
+    slow: bool = False
 
 
 _cases: dict[str, Case] = {}
@@ -73,7 +75,8 @@ def case(
     *,
     harmful: bool = False,
     control: bool | None = None,
-    seconds: float = 40.0,
+    seconds: float = 240.0,
+    slow: bool = False,
 ) -> Callable[[Attack], Attack]:
     """Make the decorated function a case; its docstring is what must hold."""
 
@@ -90,6 +93,7 @@ def case(
             harmful=harmful,
             control=Isolation.NONE not in claimed and not harmful if control is None else control,
             seconds=seconds,
+            slow=slow,
         )
         return attack
 

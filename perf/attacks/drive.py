@@ -22,7 +22,7 @@ from perf.attacks.host import descendants
 from perf.attacks.profiles import Profile
 from perf.attacks.world import sweep
 
-START_SECONDS = 90.0
+START_SECONDS = 300.0
 
 
 @contextlib.contextmanager
@@ -124,7 +124,7 @@ class Host:
             return dict(json.loads(line))
         if not ready:
             return {"lost": f"the host process hung for {seconds:.0f} s"}
-        return {"lost": f"the host process ended with status {self._process.wait(5)}. {self._last_words()}"}
+        return {"lost": f"the host process ended with status {self._process.wait(60)}. {self._last_words()}"}
 
     def _last_words(self) -> str:
         assert self._words is not None
@@ -138,9 +138,10 @@ class Host:
             return
         assert process.stdin is not None
         below = descendants(process.pid)
-        process.stdin.close()
+        with contextlib.suppress(OSError):  # what was written to one that died is written again
+            process.stdin.close()
         try:
-            process.wait(1 if lost else 15)
+            process.wait(1 if lost else 60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

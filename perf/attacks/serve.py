@@ -27,7 +27,7 @@ OWN_LIMIT_BYTES = 24 * GIB
 
 def judge(case: Case, scene: Scene, *, controls: bool) -> tuple[Result, str]:
     """Run a case. With `controls` what is not claimed is tried too, where it is harmless."""
-    claimed = scene.profile.level in case.claimed
+    scene.claimed = claimed = scene.profile.level in case.claimed
     if not claimed and (case.harmful or not controls):
         return Result.NOT_CLAIMED, "not run"
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import secrets
@@ -69,7 +70,7 @@ class World:
         self.environment_secret = os.environ.get("CODEVISION_CANARY_API_KEY", self.environment_secret)
         self.descriptor_secret = new_secret()
         self._leave_descriptors_open()
-        self.keyring_secret = new_secret()
+        self.keyring_secret = f"cv-canary-{hashlib.sha256(NAME.encode()).hexdigest()[:32]}"  # see `_add_key`
         self.has_keyring = self._add_key()
         return self
 
@@ -97,7 +98,10 @@ class World:
             self.stack.callback(os.close, descriptor)
 
     def _add_key(self) -> bool:
-        """A key in the keyrings of this user and of this session, which children inherit."""
+        """A key in the keyrings of this user and of this session, which children inherit.
+
+        All hosts of the user share the keyrings, and so this key: it says the same whoever wrote it last.
+        """
         number = ADD_KEY.get(os.uname().machine)
         if number is None:
             return False
@@ -121,7 +125,8 @@ def sweep() -> None:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # another user's, or removed by another host
+                    path.unlink()
 
 
 class Ears:

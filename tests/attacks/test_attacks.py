@@ -25,7 +25,7 @@ def claimed() -> Iterator[object]:
             continue  # nobody said that there is an engine
         for case in CASES:
             if profile.level in case.claimed:
-                marks = [pytest.mark.slow] if case.seconds > 60 else []
+                marks = [pytest.mark.slow] if case.slow else []
                 marks.append(pytest.mark.xdist_group(profile.name))
                 yield pytest.param(profile, case, id=f"{profile.name}-{case.name}", marks=marks)
 

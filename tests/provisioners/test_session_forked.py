@@ -26,8 +26,11 @@ globals().update({name: value for name, value in vars(_tests).items() if name.st
 @pytest.fixture(scope="module", autouse=True)
 def warm() -> object:
     """The first kernel is an ordinary one: have it behind us."""
+    close_parents()
+    deadline = time.monotonic() + 60
     with Session(kernel=FORKED):
-        while "warm" not in report().detail:
+        while "1 warm" not in report().detail:
+            assert time.monotonic() < deadline, report().detail
             time.sleep(0.05)
     yield
     close_parents()

@@ -30,13 +30,14 @@ pytestmark = pytest.mark.skipif(bool(parents.unsupported()), reason="no fork ser
 
 @pytest.fixture(autouse=True)
 def warm() -> None:
-    if "warm" not in report().detail:
+    if " warm" not in report().detail:
         with Session(kernel=FORKED):
-            until(lambda: "warm" in report().detail)
+            until(lambda: " warm" in report().detail)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def closed() -> Iterator[None]:
+    close_parents()  # those of tests before, with other environments
     yield
     close_parents()
 
@@ -61,20 +62,19 @@ def text(cell: Any) -> str:
     return "".join(output.text for output in cell.outputs if isinstance(output, (StreamOutput, TextOutput)))
 
 
-def until(true: Callable[[], bool], seconds: float = 20) -> float:
+def until(true: Callable[[], bool]) -> None:
     began = time.perf_counter()
     while not true():
-        assert time.perf_counter() - began < seconds
+        assert time.perf_counter() - began < 60
         time.sleep(0.02)
-    return time.perf_counter() - began
 
 
 def gone(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+        return state == "Z" and os.getpgid(pid) != os.getpgid(0)  # reparented: not ours to reap
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    return state == "Z" and os.getpgid(pid) != os.getpgid(0)  # reparented: not ours to reap
 
 
 LOOK = """
@@ -201,7 +201,8 @@ def test_the_parent_is_one_bare_thread_and_its_environment_is_clean(monkeypatch:
         assert not provisioner(session).why_not_forked
         parent = int(said(session, "__import__('os').getppid()"))
         assert len(list(Path(f"/proc/{parent}/task").iterdir())) == 1
-        assert len(list(Path(f"/proc/{parent}/fd").iterdir())) == 6  # 0, 1, 2, the link, a pair to be woken with
+        # 0, 1, 2, the link, a pair to be woken with, once an order's own are closed
+        until(lambda: len(list(Path(f"/proc/{parent}/fd").iterdir())) == 6)
         for pid in (parent, provisioner(session).pid):
             names = {
                 part.split(b"=")[0].decode() for part in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if part
@@ -216,7 +217,7 @@ def test_exit_status_reaches_the_provisioner(code: str, status: int) -> None:
         process = provisioner(session).process
         session.run("import os, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))")
         assert session.run(f"import os; {code}").status is Status.KILLED
-        assert process.wait(2) == process.poll() == status
+        assert process.wait(60) == process.poll() == status
         assert text(session.run("1 + 1")) == "2"  # it came back
         assert not provisioner(session).why_not_forked
 
@@ -228,8 +229,8 @@ def test_an_orderly_shutdown_ends_with_0() -> None:
         assert channel is not None
         channel._manager.client().start_channels()
         folder = provisioner(session).run_folder.scratch
-        asyncio.run_coroutine_threadsafe(channel._manager.request_shutdown(), _loop()).result(5)
-        assert process.wait(10) == 0
+        asyncio.run_coroutine_threadsafe(channel._manager.request_shutdown(), _loop()).result(60)
+        assert process.wait(60) == 0
         assert (folder / "work" / "left.txt").read_text() == "bye"
 
 
@@ -244,8 +245,7 @@ def test_kernel_and_what_it_started_are_gone_and_reaped() -> None:
         session.run("import subprocess, os; a = subprocess.Popen(['sleep', '300'])")
         pids = [int(said(session, "a.pid")), provisioner(session).pid]
         parent = int(said(session, "os.getppid()"))
-    until(lambda: all(not Path(f"/proc/{pid}").exists() or gone(pid) for pid in pids), 2)
-    assert not Path(f"/proc/{pids[1]}").exists()
+    until(lambda: gone(pids[0]) and not Path(f"/proc/{pids[1]}").exists())
     assert Path(f"/proc/{parent}").exists()
 
 
@@ -254,7 +254,7 @@ def test_children_of_a_kernel_that_died_by_itself_go_too() -> None:
         session.run("import subprocess, os; a = subprocess.Popen(['sleep', '300'])")
         pid = int(said(session, "a.pid"))
         os.kill(provisioner(session).pid, signal.SIGKILL)
-        until(lambda: gone(pid), 2)
+        until(lambda: gone(pid))
 
 
 def test_sessions_outlive_the_parent() -> None:
@@ -263,12 +263,12 @@ def test_sessions_outlive_the_parent() -> None:
         parent = int(said(one, "__import__('os').getppid()"))
         kernels = [provisioner(session).pid for session in (one, two)]
         os.kill(parent, signal.SIGKILL)
-        until(lambda: all(gone(pid) for pid in kernels), 2)
+        until(lambda: all(gone(pid) for pid in kernels))
         one.run("1", seconds=1)  # it may take a cell to notice
         assert text(one.run("x")) == "7"
         two.run("1", seconds=1)
         assert text(two.run("1 + 1")) == "2"
-    until(lambda: "warm" in report().detail)
+    until(lambda: " warm" in report().detail)
     with forked() as three:
         assert not provisioner(three).why_not_forked
 
@@ -295,18 +295,18 @@ def test_nothing_outlives_the_host(then: str) -> None:
         if "sleep" in then:
             host.kill()
         host.wait()
-    until(lambda: all(gone(pid) for pid in pids), 2)
+    until(lambda: all(gone(pid) for pid in pids))
 
 
 def test_a_forked_copy_of_the_host_does_not_keep_kernels_alive() -> None:
-    then = "if os.fork() == 0: time.sleep(20); os._exit(0)\ntime.sleep(60)"
+    then = "if os.fork() == 0: print('copied', flush=True); time.sleep(600); os._exit(0)\ntime.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", HOST.format(then=then)], stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout is not None
         pids = [int(pid) for pid in host.stdout.readline().split()]
-        time.sleep(0.3)
+        assert host.stdout.readline() == "copied\n"
         copies = Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split()
         host.kill()
-        until(lambda: all(gone(pid) for pid in pids), 2)
+        until(lambda: all(gone(pid) for pid in pids))
         for pid in map(int, copies):
             if not gone(pid):
                 os.kill(pid, signal.SIGKILL)
@@ -355,7 +355,7 @@ def test_opencv_uses_threads_after_the_fork() -> None:
     """)
     for _ in range(3):
         with forked() as session:
-            assert session.run(code, seconds=20).status is Status.OK
+            assert session.run(code, seconds=120).status is Status.OK
 
 
 def test_cancelled_start_leaves_no_kernel() -> None:
@@ -374,7 +374,7 @@ def test_cancelled_start_leaves_no_kernel() -> None:
     before = kernels()
     for after in (0.0, 0.005, 0.015):
         asyncio.run(cancelled(after))
-    until(lambda: kernels() == before, 5)
+    until(lambda: kernels() == before)
 
 
 def test_what_cannot_be_forked_starts_the_ordinary_way(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_what_cannot_be_forked_starts_the_ordinary_way(tmp_path: Path) -> None:
     try:
         client = manager.client()
         client.start_channels()
-        client.wait_for_ready(timeout=30)
+        client.wait_for_ready(timeout=120)
         client.stop_channels()
         found: Any = manager.provisioner
         assert "not this package's own" in found.why_not_forked
@@ -407,8 +407,9 @@ def test_an_interpreter_that_cannot_be_warmed_falls_back_and_says_so() -> None:
         ready = parents.ask(warmth)
         while isinstance(ready, str) and "not warm yet" in ready:
             ready = parents.ask(warmth)
-        assert not isinstance(ready, str)
-        assert "status 1" in str(ready.exception(10))
+        if isinstance(ready, str):  # it has been tried meanwhile, since an ask starts one after a second, too
+            break
+        assert "status 1" in str(ready.exception(60))
     assert "status 1" in str(parents.ask(warmth))
     assert not report().forks
     assert "status 1" in report().detail

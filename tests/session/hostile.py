@@ -19,6 +19,9 @@ for _name in os.listdir("/proc/self/fd"):  # every connected socket of our own, 
         continue
     if _sock.family == socket.AF_UNIX and not _sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         _ours.setdefault(_sock.getsockname(), []).append(_sock)
+_sent = threading.Event()
+_kernel.iopub_thread.schedule(_sent.set)
+_sent.wait()
 time.sleep(0.2)  # libzmq has said what it had to say
 
 def _put(port, data):

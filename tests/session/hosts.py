@@ -17,7 +17,7 @@ def peak():
 """
 
 
-def host(code: str, *arguments: str, seconds: float = 120) -> Any:
+def host(code: str, *arguments: str, seconds: float = 600) -> Any:
     """What the program prints, as JSON. It has `peak()`."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY + code, *arguments],

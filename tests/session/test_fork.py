@@ -43,7 +43,7 @@ def session(*images: Image.Image, fork: bool = False, **options: Any) -> Session
     return Session(
         images,
         kernel=KernelOptions(isolation="none", fork=fork),
-        budget=Budget(cell_seconds=30, images=50, output_chars=2000),
+        budget=Budget(cell_seconds=60, images=50, output_chars=2000),
         **options,
     )
 
@@ -55,8 +55,7 @@ def trunk(request: pytest.FixtureRequest) -> Iterator[Session]:
         from kernel_agent.provisioners.zygote import report
 
         with session(fork=True):  # the first kernel of all is an ordinary one
-            while "warm" not in report().detail:
-                time.sleep(0.05)
+            assert wait_for(lambda: " warm" in report().detail), report().detail
     pixels = np.random.default_rng(3).integers(0, 255, (40, 60, 3), np.uint8)
     with session(Image.fromarray(pixels), fork=request.param) as shared:
         for cell in CELLS:
@@ -109,7 +108,7 @@ def gone(process: int) -> bool:
         return True
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -286,7 +285,7 @@ def test_children_and_streams_of_the_code_work_in_a_branch(plain: Session) -> No
 def test_a_cell_of_a_branch_is_interrupted_alone(plain: Session) -> None:
     with by_process(plain) as branch:
         branch.run("kept = 5")
-        assert branch.run("import time; time.sleep(60)", seconds=0.3).status is Status.TIMEOUT
+        assert branch.run("import time; time.sleep(1e6)", seconds=0.3).status is Status.TIMEOUT
         assert text(branch.run("kept")) == "5"
         assert plain.run("1").events == ()
 
@@ -341,7 +340,7 @@ def test_trunk_closed_first(picture: Image.Image) -> None:
     assert not any(gone(process) for process in processes)
     assert text(trunk.run("n")) == "1"  # a closed session starts again, in a kernel of its own
     twig.close()
-    assert wait_for(lambda: all(gone(process) for process in processes), 5)
+    assert wait_for(lambda: all(gone(process) for process in processes))
     assert not folder.exists()
     assert not gone(pid(trunk))
     trunk.close()
@@ -354,10 +353,10 @@ def test_trunk_killed(picture: Image.Image) -> None:
             branch.run("n += 5; image_1.rotate(90)")
             process = pid(branch)
             os.kill(pid(trunk), signal.SIGKILL)
-            assert wait_for(lambda: gone(process) and not alive(branch), 2)
+            assert wait_for(lambda: gone(process) and not alive(branch))
             cell = branch.run("print(n, len(images))")
             assert text(cell) == "6 3"
-            assert wait_for(lambda: not alive(trunk), 2)
+            assert wait_for(lambda: not alive(trunk))
             assert text(trunk.run("print(n, len(images))")) == "1 2"
             assert "cells_replayed" in [event.kind for event in cell.events]
             with by_process(branch) as twig:
@@ -382,7 +381,7 @@ def test_ended_branches_are_reaped_and_nothing_else_is(plain: Session) -> None:
     branch = by_process(plain)
     process = pid(branch)
     branch.close()
-    assert wait_for(lambda: not Path(f"/proc/{process}").exists(), 5)
+    assert wait_for(lambda: not Path(f"/proc/{process}").exists())
     with by_process(plain) as other:
         look = "p = subprocess.Popen(['sh', '-c', 'exit 3']); os.kill({}, 9); __import__('time').sleep(0.2); print(p.wait())"
         assert text(plain.run(look.format(pid(other)))) == "3"
@@ -407,7 +406,7 @@ def test_a_branch_told_to_exit_ends_without_the_trunks_handlers(plain: Session, 
     with by_process(plain) as branch:
         process = pid(branch)
         branch.run("exit()")
-        assert wait_for(lambda: gone(process), 10)
+        assert wait_for(lambda: gone(process))
         assert not mark.exists()
     assert text(plain.run("1")) == "1"
 
@@ -422,11 +421,11 @@ def test_nothing_is_left_when_the_host_is_killed(fork: bool) -> None:
         {"trunk.close(); time.sleep(3); trunk.run('n = 1')" if fork else ""}
         branches = [trunk.fork() for _ in range(3)]
         branches.append(branches[0].fork())
-        branches[1].run("import subprocess; subprocess.Popen(['sleep', '77'])")
+        branches[1].run("import subprocess; subprocess.Popen(['sleep', '770'])")
         for each in branches:
             assert each.events[-1].data["how"] == "process", each.events
         print(trunk._channel.pid, *[each._channel.pid for each in branches], flush=True)
-        time.sleep(60)
+        time.sleep(600)
     """
     host = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
@@ -435,7 +434,7 @@ def test_nothing_is_left_when_the_host_is_killed(fork: bool) -> None:
     host.kill()
     host.wait()
     host.stdout.close()
-    assert wait_for(lambda: all(gone(process) for process in processes), 2)
+    assert wait_for(lambda: all(gone(process) for process in processes))
 
 
 def test_random_numbers_of_the_host_are_not_touched(plain: Session) -> None:

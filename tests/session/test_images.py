@@ -173,11 +173,11 @@ def bomb_png(width, height):
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (100_000, 1_001), (65_535, 65_535)])
 def test_bombs_are_refused_from_the_header(size):
-    started = time.perf_counter()
+    started = time.thread_time()
     for call in (load_image, decode_output):
         with pytest.raises(ImageError, match=r"limit is 100,000,000.*max_pixels"):
             call(bomb_png(*size))
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_max_pixels_is_exact_and_pillow_limits_are_restored():
@@ -388,7 +388,7 @@ def test_http(server):
         "/file": (302, {"Location": "file:///etc/passwd"}, b""),
         "/html": (200, {}, b"<html>"),
         "/big": (200, {}, bytes(5000)),
-        "/slow": (200, {}, [b"x"] * 60),
+        "/slow": (200, {}, [b"x"] * 600),
     }
     loaded = load_image(f"{server}/a.png?key=secret", allow_http=True, allow_private_hosts=True)
     assert pixel_sha256(loaded.pil) == pixel_sha256(PHOTO)

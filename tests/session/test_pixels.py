@@ -333,7 +333,7 @@ def test_images_of_a_cell_that_killed_its_kernel_stay_lossless_and_come_back_exa
     with Session(encoding=LOSSY) as session:
         (first,) = session.run(noise.format(1)).images
         cell = session.run(
-            f"import os, signal, time\ndisplay({noise.format(2)})\ntime.sleep(0.5)\nos.kill(os.getpid(), signal.SIGKILL)"
+            f"import os, signal, time\ndisplay({noise.format(2)})\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
         )
         assert cell.status is Status.KILLED
         (second,) = cell.images

@@ -150,8 +150,8 @@ class _Watch:
         with self._changed:
             self._caps.add(cap)
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._serve, name="codevision-memory", daemon=True).start()
+                self._running = True
             self._changed.notify()
 
     def remove(self, cap: MemoryCap) -> None:
@@ -182,7 +182,10 @@ class _Watch:
                 return found[0]
 
             for cap in due:
-                pause = cap.look(members)
+                try:
+                    pause = cap.look(members)
+                except OSError:  # short of descriptors or memory, for a moment: it must not be the last look
+                    pause = BUSY_SECONDS
                 cap.due = time.monotonic() + pause
                 if cap.reason or not _exists(cap.pid):
                     with self._changed:

@@ -25,6 +25,7 @@ from perf.attacks.scene import Scene, recovers, said
 
 HOST_MB = 200
 SECONDS = 3.0
+"""Of CPU time: what waits for ever is a host process that hangs."""
 
 
 def png(width: int, height: int, rows: bytes, *, depth: int = 8, kind: int = 0, before: bytes = b"") -> bytes:
@@ -72,7 +73,7 @@ def bounded(
     scene: Scene, data: bytes | Path, check: Callable[[LoadedImage], str] | None, *, mb: float = HOST_MB
 ) -> str:
     """Take it in within bounds of memory and time; `check` judges the image, None demands a refusal that says why."""
-    started = time.monotonic()
+    started = time.thread_time()
     with scene.watching() as peaks:
         try:
             loaded = load_image(data)
@@ -83,8 +84,8 @@ def bounded(
             problem = f"it was refused: {text}" if check else "" if clear else f"the message is {text!r}"
     if peaks.own_mb > mb:
         return f"the host process grew by {peaks.own_mb:.0f} MiB"
-    if time.monotonic() - started > SECONDS:
-        return f"it took {time.monotonic() - started:.1f} s"
+    if time.thread_time() - started > SECONDS:
+        return f"it took {time.thread_time() - started:.1f} s"
     return problem
 
 

@@ -10,7 +10,7 @@ from kernel_agent import Status
 from kernel_agent.types import TextOutput
 from perf.attacks.case import EVERYWHERE, NOWHERE, Result, case
 from perf.attacks.host import status_line
-from perf.attacks.scene import MIB, Scene, recovers, said
+from perf.attacks.scene import LATE_SECONDS, MIB, Scene, recovers, said
 
 HOST_MB = 600
 """How much the host process may grow while it reads; measured as the rise of its peak."""
@@ -60,7 +60,7 @@ def flood(scene: Scene, code: str, seconds: float = 12.0, **values: Any) -> str:
                 cell = scene.run(code, session=session, seconds=seconds, **values)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, before)
-        if cell.seconds > seconds + 15:
+        if cell.seconds > seconds + LATE_SECONDS:
             return f"the cell took {cell.seconds:.0f} s"
         if peaks.own_mb > HOST_MB:
             return f"the host process grew by {peaks.own_mb:.0f} MiB"
@@ -69,13 +69,13 @@ def flood(scene: Scene, code: str, seconds: float = 12.0, **values: Any) -> str:
         return recovers(session)
 
 
-@case("1 GB print", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("1 GB print", Result.CONTAINED, EVERYWHERE)
 def printing(scene: Scene) -> str:
     """Costs the host under 600 MiB; head and tail are kept, the rest is counted, the session goes on."""
     return flood(scene, "for _ in range(1000): print('x' * 1_000_000)")
 
 
-@case("1 GB print past the kernel's cap", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("1 GB print past the kernel's cap", Result.CONTAINED, EVERYWHERE)
 def uncapped(scene: Scene) -> str:
     """The same where the code sends the messages itself, past the cap in the kernel."""
     code = IN_KERNEL + (
@@ -85,7 +85,7 @@ def uncapped(scene: Scene) -> str:
     return flood(scene, code)
 
 
-@case("1 GB on fd 1", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("1 GB on fd 1", Result.CONTAINED, EVERYWHERE)
 def descriptor(scene: Scene) -> str:
     """Costs the host under 600 MiB of memory and under 100 MiB of disk."""
     code = "import os\nfor _ in range(1000):\n    try: os.write(1, b'x' * 1_000_000)\n    except OSError: break"
@@ -100,13 +100,13 @@ def descriptor(scene: Scene) -> str:
         return f"the host process grew by {peaks.own_mb:.0f} MiB" if peaks.own_mb > HOST_MB else recovers(session)
 
 
-@case("600 MB display", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("600 MB display", Result.CONTAINED, EVERYWHERE)
 def display(scene: Scene) -> str:
     """One message of 600 MB costs the host under 600 MiB, and the kernel at most."""
     return flood(scene, "display({'text/plain': 'x' * 600_000_000}, raw=True)")
 
 
-@case("long lines", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("long lines", Result.CONTAINED, EVERYWHERE)
 def long_lines(scene: Scene) -> str:
     """4 MB without a line break, in an error, a display and a print, with and without carriage returns, cost no time."""
     for text in ("'x' * 4_000_000", "'x\\r' * 2_000_000", "'\\x1b]' * 1_000_000"):
@@ -120,27 +120,27 @@ def long_lines(scene: Scene) -> str:
     return ""
 
 
-@case("many displays", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("many displays", Result.CONTAINED, EVERYWHERE)
 def displays(scene: Scene) -> str:
     """200,000 small displays, each within any limit, do not add up."""
     return flood(scene, "for n in range(200_000): display({'text/plain': 'y' * 2000}, raw=True)", 6)
 
 
-@case("endless multipart", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("endless multipart", Result.CONTAINED, EVERYWHERE)
 def multipart(scene: Scene) -> str:
     """A message of endlessly many frames, each within any limit, costs the host under 600 MiB."""
     code = RAW + "frame = b'\\x03' + struct.pack('>Q', 65536) + bytes(65536)\n"
     return flood(scene, code + "while sent < 3 << 30 and time.time() < end: push(frame * 16)")
 
 
-@case("many tiny frames", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("many tiny frames", Result.CONTAINED, EVERYWHERE)
 def tiny_frames(scene: Scene) -> str:
     """The same with frames of one byte, whose keeping costs many times their size."""
     code = RAW + "frame = b'\\x01\\x01x'\n"
     return flood(scene, code + "while sent < 200 << 20 and time.time() < end: push(frame * 400_000)")
 
 
-@case("giant frame", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("giant frame", Result.CONTAINED, EVERYWHERE)
 def giant(scene: Scene) -> str:
     """A frame of 3 GiB, and then one that claims 4 EiB, costs the host under 600 MiB."""
     code = RAW + (
@@ -150,7 +150,7 @@ def giant(scene: Scene) -> str:
     return flood(scene, code)
 
 
-@case("no protocol at all", Result.CONTAINED, EVERYWHERE, seconds=60)
+@case("no protocol at all", Result.CONTAINED, EVERYWHERE)
 def noise(scene: Scene) -> str:
     """Noise on the host's connection costs the kernel at most."""
     return flood(scene, RAW + "push(os.urandom(1 << 20))", seconds=4)
@@ -159,7 +159,7 @@ def noise(scene: Scene) -> str:
 def quiet(scene: Scene, code: str, *forbidden: str) -> str:
     """Run it on a session of its own: nothing forbidden is taken, and the session goes on."""
     with scene.fresh() as session:
-        cell = scene.run(code, session=session, seconds=6)
+        cell = scene.run(code, session=session)
         text = said(cell)
         if any(word in text for word in forbidden):
             return "it was taken"
@@ -316,8 +316,8 @@ print("of the first cell"); sys.stdout.flush()
 """
     )
     with scene.fresh() as session:
-        scene.run(code, session=session, seconds=6)
-        text = said(session.run("6 * 7", seconds=10))
+        scene.run(code, session=session)
+        text = said(session.run("6 * 7"))
         return "" if text == "42" else f"the next cell gave {text[:200]!r}"
 
 

@@ -132,7 +132,7 @@ FALSE_BWRAPS = {
 }
 
 
-@case("probe says bwrap but it fails", Result.REFUSED, SANDBOXED, seconds=120)
+@case("probe says bwrap but it fails", Result.REFUSED, SANDBOXED, seconds=900, slow=True)
 def false_bubblewrap(scene: Scene) -> str:
     """A `bwrap` that only seems to work is not believed: the kernel is isolated in another way or is not started, and is told why."""
     path = scene.world.file(scene.world.folder / "behind-bwrap")
@@ -147,7 +147,7 @@ def false_bubblewrap(scene: Scene) -> str:
             env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
         lines = ran.stdout.splitlines()
         held = [

@@ -77,7 +77,7 @@ def main() -> None:
             text=True,
             close_fds=False,
         )
-        said, wrong = process.communicate(timeout=60)
+        said, wrong = process.communicate(timeout=300)
         after = {
             "secret": secret.read_text(),
             "mode": oct(secret.stat().st_mode & 0o7777),

@@ -43,7 +43,7 @@ class Python:
     env: dict[str, str]
     uid: int | None
 
-    def run(self, *arguments: str, given: str = "", seconds: float = 90) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, given: str = "", seconds: float = 400) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.program, *arguments],
             input=given,

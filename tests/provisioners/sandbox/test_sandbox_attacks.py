@@ -198,7 +198,7 @@ def test_kill_everything_reaches_nothing_of_the_host(cage):
     result = cage.run(
         """
         import signal, subprocess, time
-        child = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"], stdout=-1)
+        child = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"], stdout=-1)
         child.stdout.readline()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if plan.level == "strong":
@@ -208,7 +208,7 @@ def test_kill_everything_reaches_nothing_of_the_host(cage):
                 pass
         else:
             child.terminate()
-        print(child.wait(10))
+        print(child.wait(60))
         """
     )
     assert result.said == -15

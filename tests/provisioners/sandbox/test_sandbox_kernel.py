@@ -125,10 +125,10 @@ def test_pictures_an_interrupt_a_branch_and_memory(kernel):
     identifier = kernel.client.execute(
         "import time\nprint('on', flush=True)\nwhile True: time.sleep(0.05)", stop_on_error=False
     )
-    while kernel.client.get_iopub_msg(timeout=20)["msg_type"] != "stream":
+    while kernel.client.get_iopub_msg(timeout=60)["msg_type"] != "stream":
         pass
     os.killpg(kernel.process.pid, signal.SIGINT)
-    while (reply := kernel.client.get_shell_msg(timeout=20))["parent_header"]["msg_id"] != identifier:
+    while (reply := kernel.client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != identifier:
         pass
     assert reply["content"]["ename"] == "KeyboardInterrupt"
     assert kernel.run("bytearray(3 << 30)") == "MemoryError"
@@ -139,4 +139,4 @@ def test_pictures_an_interrupt_a_branch_and_memory(kernel):
 
 def test_it_can_be_told_to_shut_down(kernel):
     kernel.client.shutdown()
-    assert kernel.process.wait(20) == 0
+    assert kernel.process.wait(60) == 0
