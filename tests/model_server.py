@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -53,10 +54,10 @@ def by_question(scripts: Mapping[str, Sequence[str]]) -> Choose:
 
 
 class Player(BaseHTTPRequestHandler):
-    """Streams the reply that `choose` gives, `pause` seconds between its pieces; with `key`, to who has it alone."""
+    """Streams the reply that `choose` gives, with `pause` between its pieces; with `key`, to who has it alone."""
 
     choose: Choose
-    pause: float
+    pause: Callable[[], object] | None
     key: str | None
     protocol_version = "HTTP/1.1"
 
@@ -76,13 +77,15 @@ class Player(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        size = PIECE if self.pause else len(reply)
+        pause = type(self).pause
+        size = PIECE if pause is not None else len(reply)
         try:
             for at in range(0, len(reply), size):
                 self._chunk(
                     {"choices": [{"index": 0, "delta": {"role": "assistant", "content": reply[at : at + size]}}]}
                 )
-                time.sleep(self.pause)
+                if pause is not None:
+                    pause()
             self._chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
             self._chunk({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": len(reply) // 4}})
             self._write("data: [DONE]\n\n")
@@ -112,9 +115,11 @@ class Player(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def playing(choose: Choose, *, pause: float = 0.0, key: str | None = None) -> Iterator[str]:
-    """The server's address, up to /v1."""
-    play = type("Play", (Player,), {"choose": staticmethod(choose), "pause": pause, "key": key})
+def playing(choose: Choose, *, pause: float | Callable[[], object] = 0.0, key: str | None = None) -> Iterator[str]:
+    """The server's address, up to /v1. `pause`: seconds between the pieces of a reply, or what waits there."""
+    wait = pause if callable(pause) else partial(time.sleep, pause) if pause else None
+    parts = {"choose": staticmethod(choose), "pause": wait and staticmethod(wait), "key": key}
+    play = type("Play", (Player,), parts)
     server = ThreadingHTTPServer(("127.0.0.1", 0), play)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

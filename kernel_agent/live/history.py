@@ -54,7 +54,10 @@ def saved_runs(folder: Path, known: Mapping[Path, Saved]) -> dict[Path, Saved]:
     found: dict[Path, Saved] = {}
     for entry in os.scandir(folder):
         if entry.name.endswith(".ipynb") and entry.is_file(follow_symlinks=False):
-            path, status = Path(entry.path), entry.stat(follow_symlinks=False)
+            try:
+                path, status = Path(entry.path), entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # it was deleted since the folder was read
             seen = (status.st_size, status.st_mtime_ns)
             before = known.get(path)
             saved = before if before is not None and before.seen == seen else _read(path, seen)

@@ -141,8 +141,10 @@ class LiveRun:
         self._require(RunState.IDLE, "ask again when this turn is over, or stop it")
         check_question(question)
         self._begin(lambda: self.conversation.ask(question, watch=self._watch, steering=self), question)
+        await asyncio.sleep(0)  # the turn takes its first step: whoever has asked finds the question in every list
 
     async def _stop_command(self) -> None:
+        await asyncio.sleep(0)  # cancelled before its first step, a turn would never run, and so never be over
         task = self._task
         if task is not None and not task.done():
             task.cancel()

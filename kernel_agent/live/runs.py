@@ -172,8 +172,8 @@ class Runs:
         """The live run of this id, or the saved one of the folder, opened. NoSuchRun where there is none."""
         if not isinstance(run_id, str) or not ID.fullmatch(run_id):
             raise NoSuchRun(f"{run_id!r:.60} is no id of a run: an id is 32 hexadecimal digits")
-        if run_id in self._live:
-            return self._live[run_id]
+        if (live := self._live.get(run_id)) is not None:
+            return live
         for saved in self._history():
             if saved.id == run_id:
                 return self.open(saved.path)
@@ -185,10 +185,10 @@ class Runs:
 
     def listed(self, search: str = "", limit: int = 100) -> list[Json]:
         """Live and saved runs, newest first, whose questions or answers hold `search` (in any case)."""
-        lines = {line["id"]: line for line in map(described, self.live())}
+        live = self.live()  # once: runs come and go meanwhile
+        lines = {run.id: described(run) for run in live}
         words = {
-            run.id: " ".join(f"{turn.question} {turn.answer or ''}" for turn in run.trajectory.turns)
-            for run in self.live()
+            run.id: " ".join(f"{turn.question} {turn.answer or ''}" for turn in run.trajectory.turns) for run in live
         }
         for saved in self._history():
             if saved.id not in lines:

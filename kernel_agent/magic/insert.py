@@ -16,7 +16,8 @@ from kernel_agent.trajectory.export import to_insert
 from kernel_agent.types import Json
 
 TARGET = "kernel_agent.insert"
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 10.0
+"""A busy page may take seconds to answer; one without the extension says so at once."""
 
 
 def insert_cells(trajectory: Trajectory, *, turn: int | None = None) -> Path | None:

@@ -47,7 +47,7 @@ class RunView(anywidget.AnyWidget):
         super().__init__()
         self.run = run
         self.runs: dict[str, LiveRun] = {}
-        self._commands: set[Future[LiveRun | None]] = set()
+        self._commands: set[object] = set()  # something for each that is being carried out
         self._stops: list[Any] = []
         self._waiting: dict[str, list[Entry]] = {}
         self._lock, self._sending = threading.Lock(), threading.Lock()
@@ -126,11 +126,18 @@ class RunView(anywidget.AnyWidget):
         elif kind == "command":
             if message.get("command") not in COMMANDS:
                 raise LiveError(f"there is no command {message.get('command')!r:.40}")
-            done = run.submit(str(message["command"]), **dict(message.get("arguments") or {}))
-            self._commands.add(done)
-            done.add_done_callback(self._done)
+            arguments, working = dict(message.get("arguments") or {}), object()
+            self._commands.add(
+                working
+            )  # before it begins: the cell that waits must not see the run idle and us at rest
+            try:
+                done = run.submit(str(message["command"]), **arguments)
+            except BaseException:
+                self._commands.discard(working)
+                raise
+            done.add_done_callback(lambda done: self._done(done, working))
 
-    def _done(self, done: Future[LiveRun | None]) -> None:
+    def _done(self, done: Future[LiveRun | None], working: object) -> None:
         """On the background loop: show the branch that a command made, or say what was wrong."""
         try:
             branch = done.result()
@@ -142,7 +149,7 @@ class RunView(anywidget.AnyWidget):
                 self.run = branch
                 self._tell_runs()
         finally:
-            self._commands.discard(done)
+            self._commands.discard(working)
 
 
 def merged(entries: list[Entry]) -> Iterator[Entry]:

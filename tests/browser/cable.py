@@ -12,7 +12,7 @@ class Cable:
     """Forwards its `port` to another one of this machine, while it is not cut."""
 
     def __init__(self, target: int) -> None:
-        self._target, self._cut = target, False
+        self._target, self._cut, self._lock = target, False, threading.Lock()
         self._ends: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -20,8 +20,9 @@ class Cable:
 
     def cut(self) -> None:
         """Break all connections, and let none come up."""
-        self._cut = True
-        self._break()
+        with self._lock:
+            self._cut = True
+            self._break()
 
     def mend(self) -> None:
         """Let connections come up again."""
@@ -29,8 +30,8 @@ class Cable:
 
     def close(self) -> None:
         """The end."""
+        self.cut()
         self._listener.close()
-        self._break()
 
     def _break(self) -> None:
         for end in self._ends:
@@ -42,11 +43,12 @@ class Cable:
         with suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                if self._cut:
-                    near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self._target))
-                self._ends += [near, far]
+                with self._lock:  # none comes up while all are being broken
+                    if self._cut:
+                        near.close()
+                        continue
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                    self._ends += [near, far]
                 for ends in ((near, far), (far, near)):
                     threading.Thread(target=_pump, args=ends, daemon=True).start()
 

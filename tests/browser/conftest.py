@@ -14,7 +14,7 @@ from tests.browser.stories import MODEL, sample
 from tests.model_server import playing
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Error, Page
 
     from tests.browser.labs import Lab
     from tests.browser.panel import Panel
@@ -55,26 +55,34 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture
 def visit(browser: Browser, lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
     """Opens a page of the Lab, in a workspace of its own. At the end no script of a stranger has run, and no error of ours has come up."""
+    from tests.browser.labs import SECONDS, ready
+
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     troubles: list[str] = []
     name = re.sub(r"\W+", "-", request.node.name)
 
+    def asked(dialog: Dialog) -> None:
+        if dialog.type == "beforeunload":  # JupyterLab's own question, where something has not been saved
+            dialog.accept()
+        else:
+            troubles.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
+    def failed(error: Error) -> None:
+        # JupyterLab and Notebook have errors of their own (requests that are given up when a kernel or a connection goes)
+        if "kernel-agent" in (error.stack or "kernel-agent"):
+            troubles.append(str(error))
+
     def visit(path: str = "", *, at: Lab = lab, app: str = "lab") -> Page:
         page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        # Notebook 7.6 has an error of its own at start, with and without the panel: there only ours count
-        page.on(
-            "pageerror",
-            lambda e: troubles.append(str(e)) if app == "lab" or "kernel-agent" in (e.stack or "") else None,
-        )
+        page.set_default_timeout(1000 * SECONDS)
+        page.on("dialog", asked)
+        page.on("pageerror", failed)
         if app == "lab":
             page.goto(f"{at.url}/lab/workspaces/{name}{f'/tree/{path}' if path else ''}?reset&token={at.token}")
-            page.wait_for_function("window.jupyterapp", timeout=60_000)
-            page.evaluate("() => window.jupyterapp.restored.then(() => null)")
-            page.locator('li[data-id="codevision-panel"]').wait_for()
         else:
             page.goto(f"{at.url}/{app}{f'/{path}' if path else ''}?token={at.token}")
+        ready(page, app)
         return page
 
     yield visit
@@ -109,3 +117,15 @@ def panel(visit: Callable[..., Page], lab: Lab) -> Panel:
     from tests.browser.panel import Panel
 
     return Panel(page=visit(), lab=lab)
+
+
+@pytest.fixture
+def at_server(settings: Callable[..., None], visit: Callable[..., Page], lab: Lab) -> Callable[..., Panel]:
+    """JupyterLab whose runs ask the model server at a URL, which a test holds back until it has seen what it wants to see."""
+    from tests.browser.panel import Panel
+
+    def open_(url: str, *, at: Lab = lab, **values: Any) -> Panel:
+        settings(serverUrl=url, **values)
+        return Panel(page=visit(at=at), lab=lab)
+
+    return open_

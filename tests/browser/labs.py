@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -14,11 +15,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import nbformat
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+SECONDS = 60
+"""How long a page may take over anything, where a test says nothing else."""
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--force-color-profile=srgb"]
 
@@ -40,7 +45,7 @@ class Lab:
 
     def client(self) -> httpx.Client:
         """A client that may do what the page may."""
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"token {self.token}"}, timeout=30)
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"token {self.token}"}, timeout=SECONDS)
 
     def set(self, plugin: str, **values: Any) -> None:
         """Write a user's settings of a plugin, as `@scope/package:name`."""
@@ -73,25 +78,35 @@ def running(
     folder: Path, *, app: str = "jupyterlab", env: Mapping[str, str] = {}, python: str | None = None
 ) -> Iterator[Lab]:
     """`app` is the module to start: jupyterlab or notebook; `python` that of the environment, CODEVISION_LAB_PYTHON or this one."""
-    python = python or os.environ.get("CODEVISION_LAB_PYTHON", sys.executable)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with TemporaryDirectory(prefix="lab", ignore_cleanup_errors=True) as short:
+        with _running(
+            folder, short, app, env, python or os.environ.get("CODEVISION_LAB_PYTHON", sys.executable)
+        ) as lab:
+            yield lab
+
+
+@contextmanager
+def _running(folder: Path, short: str, app: str, env: Mapping[str, str], python: str) -> Iterator[Lab]:
+    """Its kernels listen on sockets in the folder `short`: a TCP port might be another's before the kernel has taken it."""
+    port = free_port()
     root, settings, log = folder / "root", folder / "settings", folder / "server.log"
     root.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(16)
     lab = Lab(url=f"http://127.0.0.1:{port}", token=token, root=root, settings=settings, log=log)
     lab.set("@jupyterlab/apputils-extension:notification", fetchNews="false", checkForUpdates=False)
-    own = {"CONFIG_DIR": "config", "DATA_DIR": "data", "RUNTIME_DIR": "runtime"}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "CODEVISION"))},
-        **{f"JUPYTER_{name}": str(folder / place) for name, place in own.items()},
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": short,
+        "IPYTHONDIR": str(folder / "ipython"),
+        "XDG_CONFIG_HOME": str(folder / "xdg"),  # whoever runs this may have a key
         "PYTHONUNBUFFERED": "1",
         **env,
     }
     command = [
         python, "-m", app, "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
-        f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={token}",
+        "--KernelManager.transport=ipc", f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={token}",
         "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True",
         f"--LabApp.user_settings_dir={settings}", f"--LabApp.workspaces_dir={folder / 'workspaces'}",
         f"--JupyterNotebookApp.user_settings_dir={settings}", f"--JupyterNotebookApp.workspaces_dir={folder / 'workspaces'}",
@@ -104,23 +119,48 @@ def running(
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _wait(lab: Lab, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def free_port() -> int:
+    """A port that is free, below those that the system gives to whoever asks for any: nobody has it before the server."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
+def _wait(lab: Lab, process: subprocess.Popen[bytes], seconds: float = 2 * SECONDS) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
             break
         try:
-            if httpx.get(f"{lab.url}/api", timeout=5).status_code == 200:
+            if httpx.get(f"{lab.url}/api", timeout=5, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.2)
     raise RuntimeError(f"the server is not up after {seconds} s; its log:\n{lab.log.read_text()}")
+
+
+def ready(page: Page, app: str = "lab") -> None:
+    """Wait until a page of JupyterLab or Notebook has come up: what it opens by itself (which takes the focus and closes
+    menus) is there, and so are the items of its menus and the keys, which it loads after its parts."""
+    page.wait_for_function("window.jupyterapp")
+    page.evaluate("() => window.jupyterapp.restored.then(() => null)")
+    page.wait_for_function(
+        "() => window.jupyterapp.contextMenu._items.some(item => item.command === 'codevision:ask-file')"
+        " && window.jupyterapp.commands.keyBindings.length > 20"
+    )
+    if app == "lab":
+        page.wait_for_function("() => window.jupyterapp.shell.currentWidget !== null")
 
 
 @contextmanager
@@ -129,8 +169,9 @@ def chromium() -> Iterator[Browser]:
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         raise RuntimeError("there is no Chromium: apt install chromium, or set CHROMIUM to its path")
+    expect.set_options(timeout=1000 * SECONDS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True, timeout=2000 * SECONDS)
         try:
             yield browser
         finally:

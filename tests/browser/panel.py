@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.labs import Lab
-
-expect.set_options(timeout=20_000)
+from tests.browser.labs import SECONDS, Lab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Panel:
 
     def done(self, turn: int = 0) -> Locator:
         """Wait for a turn's end; its answer."""
-        expect(self.at(f"answer-{turn}")).to_be_visible(timeout=60_000)
+        expect(self.at(f"answer-{turn}")).to_be_visible(timeout=180_000)
         expect(self.at("state")).to_have_text("ready")
         return self.at(f"answer-{turn}")
 
@@ -73,3 +73,22 @@ class Panel:
                 " return Array.from(notebook.model.sharedModel.cells, cell => cell.getSource()) }"
             )
         )
+
+    def undo(self) -> None:
+        """Undo, in command mode, what was done to the cells of the notebook in view."""
+        self.page.keyboard.press("Escape")
+        expect(self.page.locator(".jp-Notebook.jp-mod-commandMode:focus-within")).to_be_visible()
+        self.page.keyboard.press("z")
+
+
+def save(page: Page, path: Path) -> None:
+    """Save as a person does, again where a change came meanwhile, and wait until the file has been written."""
+    before, end = path.stat().st_mtime_ns, time.monotonic() + SECONDS
+    saved = "() => !window.jupyterapp.shell.currentWidget.context.model.dirty"
+    while True:
+        page.keyboard.press("Control+s")
+        for _ in range(50):
+            if path.stat().st_mtime_ns != before and page.evaluate(saved):
+                return
+            page.wait_for_timeout(100)
+        assert time.monotonic() < end, "JupyterLab did not write the file"

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.labs import Lab, chromium, running
+from tests.browser.labs import Lab, chromium, ready, running
 from tests.browser.panel import Panel
 from tests.browser.stories import SCRIPTS, sample
 from tests.model_server import by_question, playing
@@ -24,8 +24,7 @@ THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 def opened(page: Page, lab: Lab, theme: str, width: int = 470) -> Panel:
     """JupyterLab in a theme, with the panel `width` pixels wide."""
     page.goto(f"{lab.url}/lab?reset&token={lab.token}")
-    page.wait_for_function("window.jupyterapp")
-    page.evaluate("() => window.jupyterapp.restored.then(() => null)")
+    ready(page)
     page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", THEMES[theme])
     page.wait_for_timeout(1500)
     panel = Panel(page=page, lab=lab).open()

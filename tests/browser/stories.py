@@ -32,19 +32,11 @@ LABEL = (
 SCRIPTS = {
     "[label]": LABEL,
     "[colour]": (answer("It is white all over.", "white, as far as I can see"),),
-    "[slow]": (look("I wait.", "import time\nprint('begun')\ntime.sleep(60)\nprint('never')"), answer("", "late")),
+    "[slow]": (look("I wait.", "print('begun')\nimport time\ntime.sleep(60)\nprint('never')"), answer("", "late")),
     "[two]": (
         look("One look.", "print('first look')\nvalue = 1"),
         look("Another.", "print('second look', value)"),
         answer("Done.", "two looks"),
-    ),
-    "[unhurried]": (
-        look("One look.", "import time\ntime.sleep(2)\nprint('first look')"),
-        look("Another.", "print('second look')"),
-        answer("Done.", "two looks, unhurried"),
-    ),
-    "[story]": (
-        answer("The label is small. " + "I look along its edge and think of what I see. " * 60, "a long story"),
     ),
     "[error]": (
         look("This will fail.", "def look(box):\n    return image_0.crop(box)\n\nlook('everything')"),

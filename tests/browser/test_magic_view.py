@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.labs import Lab, running
+from tests.browser.panel import save
 from tests.browser.stories import MODEL, sample
 from tests.model_server import playing
 
@@ -33,7 +34,8 @@ def opened(visit: Open, lab: Lab, request: pytest.FixtureRequest) -> Callable[..
         (at.root / name).write_text(json.dumps(notebook))
         page = visit(name, at=at) if app == "lab" else visit(name, at=at, app="notebooks")
         page.wait_for_function(
-            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+            timeout=120_000,
         )
         page.locator(".jp-Notebook .jp-CodeCell").first.click()
         return page
@@ -65,7 +67,7 @@ def test_the_view_shows_all_and_the_saved_notebook_keeps_a_static_rendering(open
     page = opened('%codevision "What is written? [label]" parcel.png')
     run(page)
     run(page)
-    expect(view(page).locator(".cv-answer")).to_contain_text("K7P2", timeout=60_000)
+    expect(view(page).locator(".cv-answer")).to_contain_text("K7P2", timeout=120_000)
     expect(step(page, 1).locator(".cv-code .cv-mi").first).to_have_text("180")
     expect(view(page).locator("polygon")).to_have_count(3)
     expect(view(page).locator(".cv-frame svg text").first).to_have_text("image_1")
@@ -75,15 +77,14 @@ def test_the_view_shows_all_and_the_saved_notebook_keeps_a_static_rendering(open
         page.wait_for_function("img => img.naturalWidth > 0", arg=picture.element_handle())
     expect(page.locator(".codevision-static")).to_be_hidden()
     expect(page.locator(".jp-CodeCell").nth(1).locator(".jp-InputPrompt")).to_have_text("[2]:")  # the cell has ended
-    page.keyboard.press("Control+s")
-    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
-    name = "test_the_view_shows_all_and_the_saved_notebook_keeps_a_static_rendering.ipynb"
-    assert "codevision-static" in (lab.root / name).read_text()
+    saved = lab.root / "test_the_view_shows_all_and_the_saved_notebook_keeps_a_static_rendering.ipynb"
+    save(page, saved)
+    assert "codevision-static" in saved.read_text()
     page.reload()
-    expect(view(page).locator(".cv-answer")).to_contain_text("K7P2", timeout=60_000)
+    expect(view(page).locator(".cv-answer")).to_contain_text("K7P2", timeout=120_000)
     page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
     page.reload()
-    expect(page.locator(".codevision-static")).to_be_visible(timeout=60_000)
+    expect(page.locator(".codevision-static")).to_be_visible(timeout=120_000)
     expect(page.locator(".codevision-static")).to_contain_text("K7P2")
     error = page.get_by_text("Error displaying widget: model not found")
     expect(error).to_have_count(1)
@@ -96,7 +97,7 @@ def test_approve_edit_and_refuse_while_the_cell_runs(opened: Open) -> None:
     )
     run(page)
     run(page)
-    expect(view(page).get_by_role("status")).to_have_text("Waits for your approval", timeout=60_000)
+    expect(view(page).get_by_role("status")).to_have_text("Waits for your approval", timeout=120_000)
     button(step(page, 1), "Edit…").click()
     code = view(page).get_by_label("Code of step 1", exact=True)
     expect(code).to_be_focused()
@@ -115,7 +116,7 @@ def test_edit_and_rewind_make_branches(opened: Open) -> None:
     page = opened('%codevision "Look. [two]" parcel.png')
     run(page)
     run(page)
-    expect(view(page).locator(".cv-answer")).to_contain_text("two looks", timeout=60_000)
+    expect(view(page).locator(".cv-answer")).to_contain_text("two looks", timeout=120_000)
     button(step(page, 1), "Edit and go on…").click()
     view(page).get_by_label("Code of step 1", exact=True).fill("print('other')\nvalue = 7")
     button(view(page), "Go on").click()
@@ -133,7 +134,7 @@ def test_hostile_text_is_inert(opened: Open) -> None:
     page = opened('%codevision "Look. [hostile] <img src=x onerror=alert(1)>" parcel.png')
     run(page)
     run(page)
-    expect(view(page).locator(".cv-answer")).to_contain_text("<script>", timeout=60_000)
+    expect(view(page).locator(".cv-answer")).to_contain_text("<script>", timeout=120_000)
     assert view(page).locator("script, b, img:not([data-image])").count() == 0
     assert page.locator(".codevision-static").locator("script, b").count() == 0
 
@@ -143,7 +144,7 @@ def test_the_steps_are_inserted_under_the_cell(opened: Open) -> None:
     for _ in range(3):
         run(page)
     cells = page.locator(".jp-Notebook .jp-Cell")
-    expect(cells.filter(has_text="second look")).not_to_have_count(0, timeout=60_000)
+    expect(cells.filter(has_text="second look")).not_to_have_count(0, timeout=120_000)
     sources = page.evaluate(
         "() => Array.from(window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells, cell => cell.getSource())"
     )
@@ -156,10 +157,10 @@ def stops(page: Page) -> float:
     """Press Stop while the model's cell sleeps for a minute; the seconds until the view said that the turn was over."""
     run(page)
     run(page)
-    expect(step(page, 1).locator(".cv-step-status")).to_have_text("running", timeout=60_000)
+    expect(step(page, 1).locator(".cv-step-status")).to_have_text("running", timeout=120_000)
     began = page.evaluate("() => performance.now()")
     button(view(page), "Stop").click()
-    expect(view(page).locator(".cv-answer")).to_contain_text("interrupted", timeout=15_000)
+    expect(view(page).locator(".cv-answer")).to_contain_text("interrupted")
     seconds: float = (page.evaluate("() => performance.now()") - began) / 1000
     return seconds
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, TimeoutError, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.panel import Panel
 
@@ -51,6 +50,7 @@ def test_axe_finds_nothing(panel: Panel, theme: str) -> None:
     panel.at("run-audit").click()
     assert violations(page, "#codevision-panel") == []
     panel.at("image-2").click()
+    expect(panel.at("viewer")).to_be_focused()
     assert violations(page, ".cv-Viewer") == []
     page.keyboard.press("Escape")
     panel.at("history").click()
@@ -99,12 +99,7 @@ def test_a_run_by_keyboard_alone(panel: Panel) -> None:
 
 
 def test_the_panel_is_a_command(visit: Callable[..., Page], panel: Panel) -> None:
-    search = panel.page.locator(".lm-CommandPalette-input:visible")
-    for _ in range(5):  # JupyterLab takes the keys once it has started up
-        panel.page.keyboard.press("Control+Shift+C")
-        with suppress(TimeoutError):
-            search.wait_for(timeout=4000)
-            break
-    search.fill("CodeVision")
+    panel.page.keyboard.press("Control+Shift+C")
+    panel.page.locator(".lm-CommandPalette-input:visible").fill("CodeVision")
     panel.page.locator(".lm-CommandPalette-item", has_text="CodeVision").first.click()
     expect(panel.at("question")).to_be_visible()

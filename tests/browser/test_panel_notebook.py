@@ -28,8 +28,7 @@ def notebook7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def test_the_panel_in_a_notebook_window(visit: Callable[..., Page], notebook7: Lab) -> None:
     page = visit("seven.ipynb", at=notebook7, app="notebooks")
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-    page.wait_for_function("window.jupyterapp")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     panel = Panel(page=page, lab=notebook7)
     page.get_by_role("menuitem", name="View").click()
     page.locator(".lm-Menu-item", has_text="CodeVision").click()

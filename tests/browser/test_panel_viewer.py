@@ -84,7 +84,7 @@ def test_zoom_by_buttons_keys_and_wheel(viewed: Panel) -> None:
     viewed.page.mouse.down()
     viewed.page.mouse.move(box["x"] + 30, box["y"] + 30, steps=3)
     viewed.page.mouse.up()
-    assert sheet.get_attribute("style") != before
+    expect(sheet).not_to_have_attribute("style", before or "")
 
 
 def test_the_viewer_by_keyboard_alone(viewed: Panel) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
-from playwright.sync_api import TimeoutError as TooLate
 
 from kernel_agent import Agent, Budget, Task
 from kernel_agent.audit.audit import audit_file
@@ -19,7 +18,7 @@ from kernel_agent.audit.seal import Expected, sign_file
 from kernel_agent.blocking import run_blocking
 from kernel_agent.models import ScriptedModel
 from tests.browser.labs import Lab
-from tests.browser.panel import Panel
+from tests.browser.panel import Panel, save
 from tests.browser.test_panel_insert import kernel_is_there
 
 pytestmark = pytest.mark.browser
@@ -38,24 +37,9 @@ class Opened:
         return self.page.locator(".jp-Notebook .jp-CodeCell").filter(has=self.page.get_by_text(code, exact=False)).first
 
     def save(self) -> None:
-        """Save as a person does, again where a change came meanwhile, and wait until the file has been written."""
-        before = self.path.stat().st_mtime_ns
+        """Save as a person does."""
         self.page.locator(".jp-Notebook .jp-MarkdownCell").last.click()
-        for left in reversed(range(6)):
-            self.page.keyboard.press("Control+s")
-            try:
-                self.page.wait_for_function(
-                    "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=5_000
-                )
-                break
-            except TooLate:
-                if not left:
-                    raise
-        for _ in range(100):
-            if self.path.stat().st_mtime_ns != before:
-                return
-            self.page.wait_for_timeout(100)
-        raise AssertionError("JupyterLab did not write the file")
+        save(self.page, self.path)
 
     def run(self, code: str) -> None:
         """Run a cell with the kernel of the Lab, to its end."""

@@ -20,9 +20,11 @@ from kernel_agent import KernelOptions, Trajectory
 from kernel_agent.endpoint import EndpointOptions
 from kernel_agent.endpoint.app import build_app
 from kernel_agent.errors import ModelFailed
-from kernel_agent.models import OpenAIModel, ScriptedModel
+from kernel_agent.models import Model, OpenAIModel, ScriptedModel
 from kernel_agent.session import Session
 from kernel_agent.types import ImagePart, Message, Request, TextPart
+from kernel_agent.waiting import end
+from tests.dictated import Dictated
 
 CALL = '<tool_call>{"name": "code_image_tool", "arguments": {"code": "result = image.rotate(180)", "description": "turn", "image_index": 0}}</tool_call>'
 
@@ -38,12 +40,20 @@ def body(question: str = "What colour?", **more: Any) -> dict[str, Any]:
     return {"model": "agent", "messages": [{"role": "user", "content": content}], **more}
 
 
+async def until_running(client: httpx.AsyncClient, count: int) -> None:
+    """Wait until so many runs go on."""
+    async with asyncio.timeout(60):
+        while (await client.get("/health")).json()["running"] != count:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 @asynccontextmanager
-async def served(model: ScriptedModel, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def served(model: Model, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     app = build_app(EndpointOptions(model=model, name="agent", kernel=KernelOptions(isolation="none"), **options))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on"))
     running = asyncio.ensure_future(server.serve())
-    while not server.started:  # noqa: ASYNC110 (nothing to await)
+    while not server.started:
+        assert not running.done(), "the server did not start"
         await asyncio.sleep(0.01)
     address = server.servers[0].sockets[0].getsockname()
     try:
@@ -138,24 +148,20 @@ async def test_a_failing_model_and_a_full_house_are_told() -> None:
         failed = await client.post("/v1/chat/completions", json=body())
         assert failed.status_code == 502
         assert "no such thing" in failed.json()["error"]["message"]
-    slow = ScriptedModel(["<answer>slow words</answer>"] * 3, delay=2.0)
+    slow = Dictated("<answer>slow words</answer>")
     async with served(slow, at_once=1, waiting=0) as client:
         first = asyncio.ensure_future(client.post("/v1/chat/completions", json=body()))
-        while (await client.get("/health")).json()["running"] < 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await until_running(client, 1)
         second = await client.post("/v1/chat/completions", json=body())
+        slow.let()
         assert second.status_code == 429
         assert second.headers["retry-after"]
         assert (await first).status_code == 200
 
 
 async def test_a_client_that_hangs_up_ends_its_run() -> None:
-    slow = ScriptedModel(["<answer>a b c d e f g h i j k l m n</answer>"] * 2, delay=5.0)
-    async with served(slow, at_once=1) as client:
-        with pytest.raises(httpx.ReadTimeout):
-            await client.post("/v1/chat/completions", json=body(), timeout=1.0)
-        for _ in range(500):
-            if (await client.get("/health")).json()["running"] == 0:
-                return
-            await asyncio.sleep(0.02)
-        pytest.fail("the run goes on without its client")
+    async with served(Dictated("<answer>never said</answer>"), at_once=1) as client:
+        asking = asyncio.ensure_future(client.post("/v1/chat/completions", json=body()))
+        await until_running(client, 1)
+        await end(asking)
+        await until_running(client, 0)  # it would wait for ever for its model

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from kernel_agent.blocking import background_loop
 from kernel_agent.errors import InputError, LiveError
 from kernel_agent.live import EventLog, LiveRun, RunOptions, Runs
 from kernel_agent.live.run import RunState
@@ -20,6 +22,7 @@ from kernel_agent.models import ScriptedModel
 from kernel_agent.provisioners.sandbox.probes import choose
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import Answer, Isolation, KernelOptions, RunCode, Status, StopReason
+from tests.dictated import Dictated
 
 CROP = """<think>The left half.</think>
 <tool_call>{"name": "code_image_tool", "arguments": {"code": "x = 1\\nresult = image_0.crop((0, 0, 30, 40))", "description": "crop", "image_index": 0}}</tool_call>"""
@@ -32,8 +35,8 @@ DONE = "<think>Seen.</think>\n<answer>red</answer>"
 def runs_of(tmp_path: Path) -> Iterator[Callable[..., Runs]]:
     made: list[Runs] = []
 
-    def make(*replies: Any, delay: float = 0.0, folder: bool = True, **options: Any) -> Runs:
-        model = ScriptedModel(replies, delay=delay)
+    def make(*replies: Any, folder: bool = True, **options: Any) -> Runs:
+        model = options.pop("model", None) or ScriptedModel(replies)
         kernel = KernelOptions(isolation="none") if options.pop("plain", True) else KernelOptions()
         runs = Runs(tmp_path / "runs" if folder else None, choose=lambda name, url: model, kernel=kernel, **options)
         made.append(runs)
@@ -44,7 +47,7 @@ def runs_of(tmp_path: Path) -> Iterator[Callable[..., Runs]]:
         runs.close()
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"
@@ -81,15 +84,17 @@ def test_a_run_tells_all_that_happens(runs_of: Callable[..., Runs], picture: Ima
 
 
 def test_late_and_returning_readers_miss_nothing(runs_of: Callable[..., Runs], picture: Image.Image) -> None:
-    runs = runs_of("<think>one two three four five six</think><answer>a b</answer>", delay=0.05)
+    model = Dictated("<think>one two three four five six</think><answer>a b</answer>")
+    runs = runs_of(model=model)
     run = runs.start("?", [picture])
-    until(lambda: "writing" in kinds(run))
-    first = run.log.after(-1)
-    text = first[-1]
+    model.let(3)
+    until(lambda: run.log.after(-1)[-1].get("text") == "<think>one two three ")
+    text = run.log.after(-1)[-1]
     assert text["type"] == "writing"
     assert text["whole"] is True
     rest: list[Any] = []
     run.log.follow(rest.append, after=text["seq"])
+    model.let()
     run.wait()
     until(lambda: run.state is RunState.IDLE)
     assert [event["seq"] for event in rest] == list(range(text["seq"] + 1, run.log.last + 1))
@@ -114,11 +119,68 @@ def test_stop_keeps_the_run_and_it_can_be_asked_on(runs_of: Callable[..., Runs],
         run.do("approve")
 
 
+def test_stop_in_the_moment_of_the_question_ends_the_turn(runs_of: Callable[..., Runs], picture: Image.Image) -> None:
+    """The turn is begun and cancelled in one round of the loop, before it has taken its first step."""
+    runs = runs_of(DONE, DONE, DONE)
+    run = runs.start("?", [picture])
+    run.wait()
+    held = threading.Event()
+    background_loop().call_soon_threadsafe(held.wait)
+    done = [run.submit("ask", question="And now?"), run.submit("stop")]
+    held.set()
+    for command in done:
+        command.result(60)
+    assert run.state is RunState.IDLE
+    assert run.trajectory.stop_reason is StopReason.INTERRUPTED
+    run.do("ask", question="And now?")
+    assert run.wait().answer == "red"
+
+
+def test_who_has_asked_finds_the_question_on_top_of_the_list(
+    runs_of: Callable[..., Runs], picture: Image.Image
+) -> None:
+    runs = runs_of(*[DONE] * 5)
+    for number in range(5):
+        run = runs.start(f"Question {number}?", [picture])
+        assert [runs.listed()[0][name] for name in ("id", "question")] == [run.id, f"Question {number}?"]
+
+
+def test_a_list_is_made_while_runs_and_their_notebooks_come_and_go(
+    runs_of: Callable[..., Runs], picture: Image.Image
+) -> None:
+    runs = runs_of(DONE)
+    run = runs.start("?", [picture])
+    path = run.wait().path
+    assert path is not None
+    run.do("close")
+    data, over = path.read_bytes(), threading.Event()
+    lines: list[list[str]] = []
+
+    def come_and_go() -> None:
+        try:
+            for _ in range(20):
+                copies = [path.with_name(f"copy-{number}.ipynb") for number in range(50)]
+                for copy in copies:
+                    copy.write_bytes(data)
+                runs.open(path).do("close")
+                for copy in copies:
+                    copy.unlink()
+        finally:
+            over.set()
+
+    with ThreadPoolExecutor() as threads:
+        changing = threads.submit(come_and_go)
+        while not (lines and over.is_set()):
+            lines.append([line["id"] for line in runs.listed()])
+        changing.result()
+    assert all(set(ids) == {run.id} for ids in lines)
+
+
 def test_pause_holds_the_run_and_its_clock(runs_of: Callable[..., Runs], picture: Image.Image) -> None:
-    runs = runs_of(CROP, DONE, defaults=RunOptions(seconds=3))
+    runs = runs_of(CROP, DONE, defaults=RunOptions(seconds=10))
     run = runs.start("?", [picture], RunOptions(approve_each=True))
     until(lambda: run.state is RunState.WAITING)
-    time.sleep(3.2)  # longer than the turn may take
+    time.sleep(10.2)  # longer than the turn may take
     with pytest.raises(LiveError, match="the run is waiting: ask again when this turn is over"):
         run.do("ask", question="more?")
     run.do("pause")

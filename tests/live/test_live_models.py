@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+from kernel_agent.blocking import background_loop, run_blocking
 from kernel_agent.errors import ModelError
 from kernel_agent.live import LiveRun, Runs
 from kernel_agent.models import Model, ScriptedModel
@@ -32,7 +34,7 @@ class Loading:
         self.count += 1
         number = self.count
         self.begun.set()
-        assert self.go.wait(30)
+        assert self.go.wait(60)
         if number <= self.failures:
             raise ModelError("the weights are not there")
         return ScriptedModel([DONE] * 4)
@@ -50,12 +52,23 @@ def start(picture: Image.Image) -> Iterator[Callable[[Loading], Callable[[], Liv
         yield make
 
 
+def until_starting(count: int) -> None:
+    """Wait until so many runs are on their way on the background loop, and have come as far as their model."""
+    end = time.monotonic() + 60
+    while (
+        sum(getattr(task.get_coro(), "__name__", "") == "_new" for task in asyncio.all_tasks(background_loop())) < count
+    ):
+        assert time.monotonic() < end, f"there are no {count} runs on their way"
+        time.sleep(0.01)
+    run_blocking(asyncio.sleep(0))
+
+
 def test_runs_of_the_same_moment_load_a_model_once(start: Callable[[Loading], Callable[[], LiveRun]]) -> None:
     loading = Loading()
     begin = start(loading)
     with ThreadPoolExecutor() as threads:
         both = [threads.submit(begin) for _ in range(2)]
-        time.sleep(0.3)  # both wait
+        until_starting(2)
         loading.go.set()
         first, second = (run.result() for run in both)
     assert [first.wait().answer, second.wait().answer] == ["red", "red"]
@@ -68,7 +81,7 @@ def test_a_load_that_failed_is_tried_again(start: Callable[[Loading], Callable[[
     begin = start(loading)
     with ThreadPoolExecutor() as threads:
         both = [threads.submit(begin) for _ in range(2)]
-        time.sleep(0.3)
+        until_starting(2)
         loading.go.set()
         assert [str(run.exception()) for run in both] == ["the weights are not there"] * 2
     assert begin().wait().answer == "red"
@@ -83,8 +96,8 @@ def test_who_is_interrupted_does_not_take_the_model_from_others(
     with ThreadPoolExecutor() as threads:
 
         def other() -> LiveRun:
-            assert loading.begun.wait(30)
-            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            assert loading.begun.wait(60)
+            threads.submit(lambda: (until_starting(2), os.kill(os.getpid(), signal.SIGINT)))
             return begin()
 
         second = threads.submit(other)

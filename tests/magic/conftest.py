@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
+
+from tests.kernel_sockets import socket_files
 
 SETUP = """
 %load_ext kernel_agent
@@ -54,7 +57,7 @@ class Notebook:
         return str(self.client.execute(code))
 
     def finish(
-        self, cell_id: str, on: Callable[[dict[str, Any], Cell], None] | None = None, seconds: float = 30
+        self, cell_id: str, on: Callable[[dict[str, Any], Cell], None] | None = None, seconds: float = 90
     ) -> Cell:
         """Until the cell has ended; `on` is called with each message and what came so far."""
         cell, end = Cell(), time.monotonic() + seconds
@@ -91,16 +94,19 @@ class Notebook:
 
 @pytest.fixture(scope="module")
 def _kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(tmp_path_factory.mktemp("notebook")))
-    client = manager.client()
-    client.start_channels()
-    try:
-        client.wait_for_ready(timeout=60)
-        yield Notebook(client, manager)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    folder = tmp_path_factory.mktemp("notebook")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CODEVISION")}
+    with socket_files() as sockets:
+        manager = KernelManager(kernel_name="python3", **sockets)
+        manager.start_kernel(cwd=str(folder), env={**environment, "IPYTHONDIR": str(folder / "ipython")})
+        client = manager.client()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=60)
+            yield Notebook(client, manager)
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture

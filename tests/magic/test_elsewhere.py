@@ -12,7 +12,9 @@ import nbclient
 import nbconvert
 import nbformat
 from PIL import Image
+from traitlets.config import Config
 
+from tests.kernel_sockets import socket_files
 from tests.model_server import call
 
 TURN, ANSWER = call("result = image_0.rotate(90, expand=True)", thought="Turn it."), "<answer>AB12</answer>"
@@ -27,7 +29,10 @@ def test_a_notebook_run_by_nbclient_keeps_a_static_rendering(
         "print(_.answer)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    folder = {"metadata": {"path": str(tmp_path)}}
+    with socket_files() as sockets:
+        config = Config(KernelManager=sockets)
+        nbclient.NotebookClient(notebook, timeout=180, resources=folder, config=config).execute()
     nbformat.validate(notebook)
     assert notebook.cells[2].outputs[0].text == "AB12\n"
     view, result = notebook.cells[1].outputs
@@ -49,7 +54,7 @@ def test_ipython_in_a_terminal_shows_progress_and_the_result(serve: Callable[...
     (tmp_path / "lines.ipy").write_text("\n".join(lines))
     env = {**os.environ, "IPYTHONDIR": str(tmp_path / "ipython")}
     command = [sys.executable, "-m", "IPython", "--colors=NoColor", "lines.ipy"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     assert "answer: AB12" in done.stdout
     assert "No cells were inserted (this is no notebook)" in done.stdout

@@ -8,6 +8,9 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from traitlets.config import Config
+
+from tests.kernel_sockets import socket_files
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -17,7 +20,10 @@ def test_the_tour_runs_and_gives_what_it_shows(tmp_path: Path) -> None:
     shutil.copy(NOTEBOOKS / "label.png", tmp_path)
     notebook = nbformat.read(NOTEBOOKS / "tour.ipynb", as_version=4)
     shown = texts(notebook)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    folder = {"metadata": {"path": str(tmp_path)}}
+    with socket_files() as sockets:
+        config = Config(KernelManager=sockets)
+        nbclient.NotebookClient(notebook, timeout=600, resources=folder, config=config).execute()
     assert texts(notebook) == shown
     assert "('TC465J', True)" in shown
 

@@ -18,7 +18,7 @@ def on_servers_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
     @functools.wraps(test)
     def run(jp_asyncio_loop: Any, **fixtures: Any) -> None:
-        jp_asyncio_loop.run_until_complete(asyncio.wait_for(test(**fixtures), 60))
+        jp_asyncio_loop.run_until_complete(asyncio.wait_for(test(**fixtures), 240))
 
     own = inspect.signature(test)
     loop = inspect.Parameter("jp_asyncio_loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -28,7 +28,11 @@ def on_servers_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
 
 @pytest.fixture
-def jp_server_config(tmp_path: Path) -> Any:
+def jp_server_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in ("XDG_CONFIG_HOME", "CODEVISION_SIGNING_KEY", "CODEVISION_MODEL", "CODEVISION_BASE_URL"):
+        monkeypatch.delenv(
+            name, raising=False
+        )  # the home folder is a new one already: whoever runs this may have a key
     root = tmp_path / "root"
     root.mkdir()
     return {

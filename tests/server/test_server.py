@@ -18,6 +18,8 @@ from kernel_agent.trajectory import Trajectory
 from tests.server.conftest import on_servers_loop
 
 API = ("codevision", "api")
+SECONDS = 60
+"""How long an answer may take; Jupyter's own fixture gives 20 s to each, a whole run with its kernel."""
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 CODE = f"print({HOSTILE!r})\nresult = image_0.crop((0, 0, 30, 40))"
 CALL = {"name": "code_image_tool", "arguments": {"code": CODE, "description": "crop", "image_index": 0}}
@@ -38,12 +40,19 @@ def runs_of(serverapp: Any) -> Any:
 
 
 async def post(jp_fetch: Any, *path: str, **body: Any) -> Any:
-    answer = await jp_fetch(*API, *path, method="POST", body=json.dumps(body))
+    answer = await jp_fetch(*API, *path, method="POST", body=json.dumps(body), request_timeout=SECONDS)
     return json.loads(answer.body)
 
 
 async def get(jp_fetch: Any, *path: str, **query: str) -> Any:
-    return json.loads((await jp_fetch(*API, *path, params=query)).body)
+    return json.loads((await jp_fetch(*API, *path, params=query, request_timeout=SECONDS)).body)
+
+
+async def idle(jp_fetch: Any, run: str) -> None:
+    """Wait until a run's turn is over."""
+    async with asyncio.timeout(SECONDS):
+        while runs_of_live(run, await get(jp_fetch, "runs"))["state"] != "idle":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def refused(request: Any) -> tuple[int, str]:
@@ -60,12 +69,15 @@ async def events(jp_fetch: Any, run: str, after: int = -1, until: str = "answer"
     """The stream, as a page reads it, up to an event of type `until`."""
     queue: asyncio.Queue[bytes] = asyncio.Queue()
     request = asyncio.ensure_future(
-        jp_fetch(*API, "runs", run, "events", params={"after": str(after)}, streaming_callback=queue.put_nowait)
-    )
+        jp_fetch(
+            *API, "runs", run, "events",
+            params={"after": str(after)}, streaming_callback=queue.put_nowait, request_timeout=4 * SECONDS,
+        )
+    )  # fmt: skip
     text = b""
     while True:
         while b"\n\n" not in text:
-            text += await asyncio.wait_for(queue.get(), 30)
+            text += await asyncio.wait_for(queue.get(), SECONDS)
         block, text = text.split(b"\n\n", 1)
         if block.startswith(b":"):
             continue
@@ -118,16 +130,13 @@ async def test_images_by_upload_and_a_follow_up(jp_fetch: Any, root: Path, model
     [event async for event in events(jp_fetch, made["id"])]
     run = runs_of_live(made["id"], await get(jp_fetch, "runs"))
     assert run["steps"] == 2
-    for _ in range(100):
-        if (await get(jp_fetch, "runs"))["runs"][0]["state"] == "idle":
-            break
-        await asyncio.sleep(0.02)
+    await idle(jp_fetch, made["id"])
     assert await post(jp_fetch, "runs", made["id"], "commands", command="ask", question="And?") == {}
     branch = await post(jp_fetch, "runs", made["id"], "commands", command="rewind", steps=1)
     assert branch["id"] != made["id"]
     told = [event async for event in events(jp_fetch, branch["id"], until="state")]
     assert told[0]["parent"] == {"run": made["id"], "steps": 1}
-    await jp_fetch(*API, "runs", branch["id"], method="DELETE")
+    await jp_fetch(*API, "runs", branch["id"], method="DELETE", request_timeout=SECONDS)
     assert [line["live"] for line in (await get(jp_fetch, "runs"))["runs"]].count(True) == 1
 
 
@@ -150,7 +159,7 @@ async def test_a_saved_run_is_opened(jp_fetch: Any, root: Path, model: ScriptedM
     made = await post(jp_fetch, "runs", question="?", images=[{"path": "picture.png"}])
     [event async for event in events(jp_fetch, made["id"])]
     path = (await get(jp_fetch, "runs", made["id"], "path"))["path"]
-    await jp_fetch(*API, "runs", made["id"], method="DELETE")
+    await jp_fetch(*API, "runs", made["id"], method="DELETE", request_timeout=SECONDS)
     assert (await post(jp_fetch, "runs", "open", path=path))["id"] == made["id"]
     told = [event async for event in events(jp_fetch, made["id"], until="answer")]
     assert [event["type"] for event in told] == ["run", "turn", "step", "step", "answer"]
@@ -287,10 +296,7 @@ async def test_a_run_is_audited_when_its_turn_is_over(jp_fetch: Any, root: Path,
     assert code == 409
     assert "audit it when its turn is over" in message
     await post(jp_fetch, "runs", made["id"], "commands", command="approve")
-    for _ in range(200):
-        if (await get(jp_fetch, "runs"))["runs"][0]["state"] == "idle":
-            break
-        await asyncio.sleep(0.05)
+    await idle(jp_fetch, made["id"])
     report = await post(jp_fetch, "runs", made["id"], "audit")
     assert report["outcome"] == "holds", report["findings"]
     assert report["cells"] == [{"step": 0, "verdict": "identical", "why": ""}]
@@ -315,7 +321,7 @@ async def test_runs_are_signed_unless_the_server_or_the_page_says_no(
         made = await post(jp_fetch, "runs", question="?", images=[{"path": "picture.png"}], options=options)
         [event async for event in events(jp_fetch, made["id"])]
         path = root / (await get(jp_fetch, "runs", made["id"], "path"))["path"]
-        await jp_fetch(*API, "runs", made["id"], method="DELETE")
+        await jp_fetch(*API, "runs", made["id"], method="DELETE", request_timeout=SECONDS)
         return _sealed(path)
 
     assert await asked()
