@@ -19,6 +19,7 @@ from PIL import Image
 from kernel_agent import StopReason, Trajectory
 from kernel_agent.errors import TrajectoryError
 from tests.model_server import call
+from tests.stock_kernels import options
 
 CODEVISION = str(Path(sys.executable).with_name("codevision"))
 SECRET = "sk-very-secret-key"
@@ -327,7 +328,7 @@ def test_reruns_show_saved_files_and_the_tail_of_long_output(serve: Any, picture
         "run.ipynb",
         "--output",
         "again.ipynb",
-        "--KernelManager.transport=ipc",
+        *options(tmp_path),
     ]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "IPYTHONDIR": str(tmp_path / "ipython")})  # fmt: skip
     first, again = Trajectory.load(tmp_path / "run.ipynb"), Trajectory.load(tmp_path / "again.ipynb")
