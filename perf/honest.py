@@ -104,7 +104,7 @@ async def make_one(
     agent = Agent(
         ScriptedModel([*replies, "<answer>7</answer>"]),
         protocol="fenced",
-        budget=Budget(steps=len(cells) + 1, cell_seconds=1.0 if number % 10 == 9 else 60.0),
+        budget=Budget(steps=len(cells) + 1, cell_seconds=3.0 if number % 10 == 9 else 60.0),
         encoding=ImageEncoding(notebook="jpeg", view="jpeg") if jpeg else ImageEncoding(),
         pool=pool,
     )

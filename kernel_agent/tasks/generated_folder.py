@@ -13,8 +13,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +108,36 @@ def _mapped(work: Callable[[int], int], starts: list[int], workers: int) -> Iter
     if workers == 1 or len(starts) < 2:
         yield from map(work, starts)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(starts)), _worker) as pool:
+    with _uninterrupted() as interrupted:
+        started = multiprocessing.get_context("spawn").Pool(min(workers, len(starts)), _worker)
+    with started as pool:
+        if interrupted:
+            raise KeyboardInterrupt
         yield from pool.imap_unordered(work, starts)
         pool.close()
         pool.join()  # rather than be ended in the middle of leaving
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[list[int]]:
+    """Ctrl-C goes to all, and the first process ends the others: those begun in here never get it. Here it is in the list."""
+    came: list[int] = []
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    resource_tracker.ensure_running()  # as it starts it lets signals through again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # this thread's, and so the processes'
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
+
+
 def _worker() -> None:
     """OpenCV's threads only stand in each other's way where there is a process a core; and nothing drawn has cycles."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the first process ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where they could not be kept from it
     cv2.setNumThreads(1)
     gc.set_threshold(100_000, 50, 50)
 

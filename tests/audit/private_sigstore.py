@@ -145,7 +145,7 @@ class Instance:
 
     # Who asks
 
-    def token(self, email: str | None = None, *, audience: str = "sigstore", seconds: float = 60) -> str:
+    def token(self, email: str | None = None, *, audience: str = "sigstore", seconds: float = 300) -> str:
         now = int(time.time())
         claims = {"iss": f"{self.url}/auth", "sub": "subject-1", "aud": audience, "iat": now, "exp": now + int(seconds)}
         return jwt.encode(claims | {"email": email or self.email}, self.oidc_key, "ES256")
@@ -295,7 +295,7 @@ class Instance:
     def time_stamp(self, query: bytes) -> bytes:
         (self.place / "query").write_bytes(query)
         command = ["openssl", "ts", "-reply", "-config", self.place / "tsa.cnf", "-queryfile", self.place / "query"]
-        return subprocess.run(command, check=True, capture_output=True, timeout=30).stdout
+        return subprocess.run(command, check=True, capture_output=True, timeout=120).stdout
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -29,6 +29,12 @@ from kernel_agent.trajectory.reading import MAX_BYTES
 SCRIPT = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\u202egnp"
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of results of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def notebook(picture: Image.Image, tmp_path: Path) -> Path:
     path = tmp_path / "run.ipynb"
@@ -156,10 +162,7 @@ def test_the_report_of_a_hostile_run_does_nothing_in_a_browser(notebook: Path, t
     assert "<script" not in done.stdout
 
 
-def test_a_folder_is_continued_where_it_was_left(
-    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def test_a_folder_is_continued_where_it_was_left(notebook: Path, tmp_path: Path) -> None:
     folder, results = tmp_path / "runs", tmp_path / "results.jsonl"
     (folder / "inner").mkdir(parents=True)
     for number in range(3):

@@ -280,12 +280,12 @@ ALSO_SAYING: list[tuple[str, Change]] = [
     ("total = 0\nfor i in range(3_000_000): total += i\nprint('5 dogs')", ended(Status.OK, "7 dogs\n", SOON)),
     (
         "print('5 dogs', flush=True)\nwhile True: pass",
-        ended(Status.TIMEOUT, "7 dogs\n", ("interrupted", {"why": "timeout", "after": 0.7})),
+        ended(Status.TIMEOUT, "7 dogs\n", ("interrupted", {"why": "timeout", "after": 4.0})),
     ),
     (
         "print('5 dogs', flush=True)\nwhile True: pass ",
         lambda cell: dropped(1)(
-            ended(Status.TIMEOUT, "7 dogs\n", ("interrupted", {"why": "timeout", "after": 0.7}))(cell)
+            ended(Status.TIMEOUT, "7 dogs\n", ("interrupted", {"why": "timeout", "after": 4.0}))(cell)
         ),
     ),
     ("print('x', flush=True)\nimport os\nos._exit(1)", ended(Status.OK, "7 dogs\n")),

@@ -186,7 +186,7 @@ compare_text("stdout", text + ".1 a", text + ".2 b", tolerance=0.1)
 one, other = (ErrorOutput(ename="E", evalue="", traceback=("File /a" + text[:99_000] + end,)) for end in "ab")
 compare_error(one, other, known=Known(), tolerance=0.0)
 """
-    subprocess.run([sys.executable, "-c", code, text], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", code, text], check=True, timeout=120)
 
 
 def test_float_noise_of_another_processor_is_measured_and_let_through_only_on_demand() -> None:

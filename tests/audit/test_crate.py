@@ -84,7 +84,7 @@ async def test_crates_of_all_kinds_of_runs_are_accepted(
         "import os\nos._exit(1)",
         "print('\\ud800')",
     ]
-    run = await record(codes, picture, path=stopped, cell_seconds=0.7)
+    run = await record(codes, picture, path=stopped, cell_seconds=5.0)
     assert [step.cell.status for step in run.steps if step.cell] == [
         Status.OK, Status.ERROR, Status.TIMEOUT, Status.KILLED, Status.OK
     ]  # fmt: skip

@@ -147,7 +147,7 @@ async def test_a_turn_is_told_once_that_it_ends(picture: Image.Image) -> None:
     agent = Agent(
         ScriptedModel(["```python\n1\n```", "```python\nwhile True: pass\n```"]),
         protocol="fenced",
-        budget=Budget(seconds=1.5),
+        budget=Budget(seconds=6.0),  # the kernel's start is in it
     )
     run = await agent.arun(Task(question="How many?", images=(picture,)))
     assert [step.observation is None for step in run.steps] == [False, True]
@@ -173,7 +173,7 @@ async def test_captions_name_only_events_that_are_known(run: Trajectory, picture
         lied = _with(run, 0, change)
         assert (_found(lied), _found(lied, Outcome.UNCHECKED)) == (set(), {("step 1", "events")})
     codes = ["while True: pass", "import os\nos._exit(1)", "print('x' * 99999)", "1"]
-    budget = Budget(cell_seconds=0.5, steps=9)
+    budget = Budget(cell_seconds=3.0, steps=9)
     model = ScriptedModel([*(f"```python\n{code}\n```" for code in codes), "<answer>5</answer>"])
     eventful = await Agent(model, protocol="fenced", budget=budget).arun(Task(question="How many?", images=(picture,)))
     kinds = {event.kind for step in eventful.steps if step.cell is not None for event in step.cell.events}
@@ -215,7 +215,7 @@ async def test_a_turn_ends_as_its_last_message_says(run: Trajectory) -> None:
 
 
 async def test_a_cell_that_was_cut_short_is_told_nobody_and_that_is_no_lie(picture: Image.Image) -> None:
-    agent = Agent(ScriptedModel(["```python\nwhile True: pass\n```"]), protocol="fenced", budget=Budget(seconds=1.5))
+    agent = Agent(ScriptedModel(["```python\nwhile True: pass\n```"]), protocol="fenced", budget=Budget(seconds=6.0))
     run = await agent.arun(Task(question="How many?", images=(picture,)))
     assert run.stop_reason is StopReason.TIME_LIMIT
     assert run.steps[0].cell is not None

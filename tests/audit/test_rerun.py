@@ -146,7 +146,7 @@ async def test_interrupts_and_dead_kernels_are_gone_through_again(picture: Image
         "import os\nos._exit(1)",
         "print('i' in globals(), kept)",
     ]
-    run = await record(codes, picture, cell_seconds=0.7, pool=pool)
+    run = await record(codes, picture, cell_seconds=3.0, pool=pool)
     assert [step.cell.status for step in run.steps if step.cell][5] is Status.KILLED
     again = await rerun(run, pool=pool)
     verdicts = [cell.verdict for cell in again.cells]
@@ -165,7 +165,7 @@ async def test_a_cell_that_a_person_stopped_is_stopped_after_the_time_it_took(
     by_hand = (event("interrupted", why="cancelled", after=30.0),)
     (cell,) = (await rerun(forge(run, 0, lambda cell: replace(cell, events=by_hand)), pool=pool)).cells
     assert cell.verdict is not Verdict.DIFFERS
-    assert cell.seconds[1] < 10
+    assert cell.seconds[1] < 29  # not the 30 that the event claims
 
 
 async def test_lossy_images_are_compared_by_exact_hash_and_through_the_same_encoder(
@@ -191,10 +191,11 @@ async def test_lossy_images_are_compared_by_exact_hash_and_through_the_same_enco
 
 
 async def test_a_cell_that_does_not_end_here_cannot_be_checked(picture: Image.Image, pool: KernelPool) -> None:
-    run = await record(["import time\ntime.sleep(1.5)\nprint('slept')", "2"], picture, pool=pool)
-    again = await rerun(run, RerunOptions(cell_seconds=0.3), pool=pool)
+    run = await record(["print('slept')", "2"], picture, pool=pool)
+    slow = forge(run, 0, lambda cell: replace(cell, source="import time\ntime.sleep(60)\n" + cell.source))
+    again = await rerun(slow, RerunOptions(cell_seconds=3.0), pool=pool)
     assert [cell.verdict for cell in again.cells] == [Verdict.NOT_REPLAYABLE, Verdict.IDENTICAL]
-    assert "did not end within 0.3 s" in again.cells[0].why
+    assert "did not end within 3.0 s" in again.cells[0].why
 
 
 async def test_nothing_runs_outside_isolation_unless_the_auditor_says_so(picture: Image.Image) -> None:
@@ -208,7 +209,7 @@ async def test_nothing_runs_outside_isolation_unless_the_auditor_says_so(picture
 async def test_a_follow_up_in_a_new_kernel_is_gone_through_too(picture: Image.Image, pool: KernelPool) -> None:
     from kernel_agent.models.scripted import ScriptedModel
 
-    run = await record(["n = 0\nwhile True:\n    n += 1"], picture, cell_seconds=0.5, pool=pool)
+    run = await record(["n = 0\nwhile True:\n    n += 1"], picture, cell_seconds=3.0, pool=pool)
     more = ScriptedModel(["I look.\n```python\n'n' in globals()\n```", "The answer is 7."])
     import asyncio
 

@@ -14,6 +14,7 @@ import pytest
 from forging import record
 from nbclient import NotebookClient
 from PIL import Image
+from traitlets.config import Config
 
 from kernel_agent.audit.audit import audit_file
 from kernel_agent.audit.finding import Outcome, Report
@@ -21,6 +22,7 @@ from kernel_agent.audit.rerun_setup import RerunOptions
 from kernel_agent.blocking import run_blocking
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.trajectory.export import write_self_contained
+from tests.stock_kernels import sockets
 
 CODES = ["print('seen')\nimage_0.rotate(90, expand=True)", "1 / 0"]
 
@@ -89,7 +91,10 @@ def run_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_blocking(record(AGAIN, Image.new("RGB", (60, 40), "white"), path=path))
     run, before = nbformat.read(path, as_version=4), path.read_bytes()
     folder = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(run, kernel_name="python3", allow_errors=True, resources=folder).execute()
+    config = Config(KernelManager=sockets(path.parent))
+    with pytest.MonkeyPatch.context() as ours:
+        ours.setenv("IPYTHONDIR", str(path.parent / "ipython"))
+        NotebookClient(run, kernel_name="python3", allow_errors=True, resources=folder, config=config).execute()
     nbformat.write(run, path)
     assert path.read_bytes() != before
     return path

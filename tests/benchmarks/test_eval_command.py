@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ CODEVISION = [sys.executable, "-m", "kernel_agent.cli"]
 
 
 class Play(BaseHTTPRequestHandler):
-    """Turns the picture, then answers `red`; keeps what it was asked, fails whom it is told to."""
+    """Turns the picture, then answers `red`; keeps what it was asked, fails whom it is told to; after `most` it keeps silent."""
 
     asked: list[tuple[str, int]]
     failing: set[str]
-    delay = 0.0
+    most = 10**9
+    over: threading.Event
 
     def do_GET(self) -> None:
         self._send(200, {"data": [{"id": "played", "object": "model"}], "object": "list"})
@@ -41,8 +43,9 @@ class Play(BaseHTTPRequestHandler):
         turn = sum(message["role"] == "assistant" for message in request["messages"])
         text = json.dumps(request["messages"][1])
         number = text.split("Colour of ")[1].split("?")[0]
-        time.sleep(self.delay)
         self.asked.append((number, turn))
+        if len(self.asked) > self.most:
+            self.over.wait(300)
         if number in self.failing:
             self._send(400, {"error": {"message": "not this one"}})
             return
@@ -72,15 +75,23 @@ class Server(ThreadingHTTPServer):
         """A client that was killed is no news."""
 
 
+@contextmanager
+def playing(port: int = 0, **facts: Any) -> Iterator[Any]:
+    handler: Any = type("Now", (Play,), {"asked": [], "failing": set(), "over": threading.Event(), **facts})
+    with Server(("127.0.0.1", port), handler) as server:
+        handler.port, handler.url = server.server_port, f"http://127.0.0.1:{server.server_port}/v1"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield handler
+        finally:
+            handler.over.set()
+            server.shutdown()
+
+
 @pytest.fixture
-def played() -> Iterator[type[Play]]:
-    handler = type("Now", (Play,), {"asked": [], "failing": set()})
-    server = Server(("127.0.0.1", 0), handler)
-    handler.url = f"http://127.0.0.1:{server.server_port}/v1"  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield handler
-    server.shutdown()
-    server.server_close()
+def played() -> Iterator[Any]:
+    with playing() as handler:
+        yield handler
 
 
 def command(tmp_path: Path, played: Any, *more: str) -> list[str]:
@@ -102,23 +113,21 @@ def lines(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[1:-1]]
 
 
-def test_a_killed_evaluation_loses_nothing_and_repeats_nothing(tmp_path: Path, played: Any) -> None:
+def test_a_killed_evaluation_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     n = 40
     colour_set(tmp_path / "data", n)
-    played.delay = 0.15
-    given = command(tmp_path, played, "--transforms", "none", "--controls", "none", "--at-once", "6")
-    process = subprocess.Popen(given, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(lines(tmp_path)) < 8 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with playing(most=40) as first:  # of 80; so it cannot come to its end
+        given = command(tmp_path, first, "--transforms", "none", "--controls", "none", "--at-once", "6")
+        process = subprocess.Popen(given, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 240
+        while len(lines(tmp_path)) < 8 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     finished = {line["sample"] for line in lines(tmp_path)}
     assert 8 <= len(finished) < n
-    time.sleep(1)  # requests on their way to the server
-    played.asked.clear()
-    played.delay = 0.0
-    done = subprocess.run(given, capture_output=True, text=True, timeout=240, check=False)
+    with playing(first.port) as played:  # another one, which knows of no request that was on its way
+        done = subprocess.run(given, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     after = [line["sample"] for line in lines(tmp_path)]
     assert Counter(after) == Counter({f"c/{number}": 1 for number in range(n)})
@@ -160,23 +169,23 @@ def test_failed_runs_are_named_and_tried_again(tmp_path: Path, played: Any) -> N
     assert subprocess.run(given, capture_output=True, timeout=240, check=False).returncode == 0
 
 
-def test_ctrl_c_writes_the_report_of_what_is_finished(tmp_path: Path, played: Any) -> None:
+def test_ctrl_c_writes_the_report_of_what_is_finished(tmp_path: Path) -> None:
     colour_set(tmp_path / "data", 60)
-    played.delay = 0.2
-    given = command(tmp_path, played, "--transforms", "none", "--controls", "none", "--at-once", "4")
-    process = subprocess.Popen(
-        given,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
-    )
-    deadline = time.monotonic() + 120
-    while len(lines(tmp_path)) < 4 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    with playing(most=30) as played:  # of 120; so it cannot come to its end
+        given = command(tmp_path, played, "--transforms", "none", "--controls", "none", "--at-once", "4")
+        process = subprocess.Popen(
+            given,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
+        )
+        deadline = time.monotonic() + 240
+        while len(lines(tmp_path)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=240)
     assert process.returncode == 130, said
     assert json.loads((tmp_path / "s.json").read_text())["n"] == len(lines(tmp_path))
 

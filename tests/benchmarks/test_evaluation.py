@@ -25,6 +25,7 @@ from kernel_agent.models import ScriptedModel
 from kernel_agent.tasks.orientation import Orientation
 from kernel_agent.tasks.released import Problem, as_pil
 from kernel_agent.types import Request
+from tests.stock_kernels import sockets
 
 UPRIGHT, ROT90 = Orientation.UPRIGHT, Orientation.ROT90
 
@@ -95,15 +96,18 @@ def _links(table: Table) -> list[str]:
     return [cell.href for row in table.rows for cell in row if isinstance(cell, Link)]
 
 
-def test_the_report_notebook_runs_again(tmp_path: Path) -> None:
+def test_the_report_notebook_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nbclient import NotebookClient
+    from traitlets.config import Config
 
     with open_evaluation(options(tmp_path, n=1)) as evaluation:
         run_all(evaluation)
     report_files.write(tmp_path / "out")
     book: Any = nbformat.read(tmp_path / "out" / "report.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     before = [_html(cell) for cell in book.cells]
-    NotebookClient(book, resources={"metadata": {"path": str(tmp_path / "out")}}, kernel_name="python3").execute()
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    config, place = Config(KernelManager=sockets(tmp_path)), {"metadata": {"path": str(tmp_path / "out")}}
+    NotebookClient(book, resources=place, kernel_name="python3", config=config).execute()
     assert [_html(cell) for cell in book.cells] == before
     assert any("worst drop" in html for html in before if html)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import pytest
 from PIL import Image
 
 from kernel_agent import StopReason, Trajectory
+from kernel_agent.errors import TrajectoryError
 from tests.model_server import call
+from tests.stock_kernels import options
 
 CODEVISION = str(Path(sys.executable).with_name("codevision"))
 SECRET = "sk-very-secret-key"
@@ -239,8 +243,28 @@ def test_an_existing_notebook_needs_force(serve: Any, picture_file: Path, tmp_pa
 
 def running(argument: str) -> list[str]:
     """The processes of this machine with this argument, whatever namespace they are in."""
-    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    return [line.decode() for line in lines if argument.encode() in line.split(b"\0")]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            line = path.read_bytes()
+            found += [line.decode()] if argument.encode() in line.split(b"\0") else []
+    return found
+
+
+def until(true: Callable[[], bool], process: subprocess.Popen[Any] | None = None, seconds: float = 60.0) -> None:
+    """Wait; `process` has to go on meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert process is None or process.poll() is None, f"it ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def has_a_step(notebook: Path) -> bool:
+    """Whether a run that goes on has written one; a look in the middle of its writing sees half of it."""
+    with contextlib.suppress(TrajectoryError):
+        return len(Trajectory.load(notebook).steps) > 0
+    return False
 
 
 def test_ctrl_c_leaves_a_valid_notebook_and_no_process(serve: Any, picture_file: Path, tmp_path: Path) -> None:
@@ -256,19 +280,20 @@ def test_ctrl_c_leaves_a_valid_notebook_and_no_process(serve: Any, picture_file:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
     )
     path = tmp_path / "run.ipynb"
-    while not path.exists() or len(Trajectory.load(path).steps) < 1:
-        time.sleep(0.1)
-    while not running(mark):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        until(lambda: has_a_step(path), process)
+        until(lambda: bool(running(mark)), process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "run.ipynb" in errors
     trajectory = Trajectory.load(path)
     assert (trajectory.stop_reason, len(trajectory.steps)) == (StopReason.INTERRUPTED, 2)
     cell = trajectory.steps[1].cell
     assert cell is not None
-    assert not running(mark)
+    until(lambda: not running(mark))
 
 
 def test_a_killed_run_is_recovered(serve: Any, picture_file: Path, tmp_path: Path) -> None:
@@ -276,10 +301,11 @@ def test_a_killed_run_is_recovered(serve: Any, picture_file: Path, tmp_path: Pat
     command = [CODEVISION, "ask", "What?", str(picture_file), "-o", "run.ipynb", "--base-url", url]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     path = tmp_path / "run.ipynb"
-    while not path.exists() or len(Trajectory.load(path).steps) < 1:
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
+    try:
+        until(lambda: has_a_step(path), process)
+    finally:
+        process.kill()
+        process.wait()
     path.write_bytes(path.read_bytes()[:-500])
     done = codevision("recover", "run.ipynb", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -302,8 +328,9 @@ def test_reruns_show_saved_files_and_the_tail_of_long_output(serve: Any, picture
         "run.ipynb",
         "--output",
         "again.ipynb",
+        *options(tmp_path),
     ]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "IPYTHONDIR": str(tmp_path / "ipython")})  # fmt: skip
     first, again = Trajectory.load(tmp_path / "run.ipynb"), Trajectory.load(tmp_path / "again.ipynb")
     assert [image.pixel_sha256 for image in again.images] == [image.pixel_sha256 for image in first.images]
     cells = json.loads((tmp_path / "again.ipynb").read_text())["cells"]

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -73,9 +72,8 @@ async def test_cancelling_stops_within_a_token(checkpoint: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    started = time.monotonic()
-    assert (await long.complete(ask("next", max_tokens=2))).usage.completion_tokens == 2
-    assert time.monotonic() - started < 5
+    later = asyncio.wait_for(long.complete(ask("next", max_tokens=2)), 60)  # all of the first would take minutes
+    assert (await later).usage.completion_tokens == 2
     await long.aclose()
     await long.aclose()
 

@@ -75,11 +75,12 @@ async def raised(url: str, **options: Any) -> ModelError:
     return caught.value
 
 
-async def test_a_host_that_does_not_exist_is_not_tried_again() -> None:
-    started = time.monotonic()
-    error = await raised("http://no-such-host.invalid/v1")
-    assert "no-such-host.invalid" in str(error)
-    assert "Asked" not in str(error) or time.monotonic() - started < 8
+async def test_a_host_that_does_not_exist_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    patient = Timeouts(connect=300.0)  # it is the resolver that gives up
+    error = await raised("http://no-such-host.invalid/v1", timeout=patient)
+    assert "The host of http://no-such-host.invalid/v1 has no address" in str(error)
+    assert "Asked" not in str(error)
 
 
 async def slow(exchange: Exchange) -> None:
@@ -96,9 +97,9 @@ async def drip(exchange: Exchange) -> None:
 
 
 async def test_a_server_that_goes_silent() -> None:
-    error = await refusal([slow], timeout=Timeouts(read=0.3))
+    error = await refusal([slow], timeout=Timeouts(read=2.0))
     assert isinstance(error, ModelTimeout)
-    assert "nothing for 0.3 s (after 9 characters)" in str(error)
+    assert "nothing for 2 s (after 9 characters)" in str(error)
 
 
 async def test_a_server_that_never_ends() -> None:
@@ -118,7 +119,7 @@ async def test_cancelling_closes_the_connection() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(server.exchanges[0].closed_by_client.wait(), 1)
+        await asyncio.wait_for(server.exchanges[0].closed_by_client.wait(), 60)
         server.replies = [say("fine")]
         assert (await client.complete(ask("hi"))).text == "fine"
 

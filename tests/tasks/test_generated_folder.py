@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,25 +121,42 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "made" / "generate.json").read_text())["count"] == 10
 
 
-@pytest.mark.slow
-def test_ctrl_c_is_quiet_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    given = [sys.executable, "-m", "kernel_agent.cli", "data", "generate", "--kind", "geometry", "--n", "2000", "--out", str(tmp_path)]  # fmt: skip
-    process = subprocess.Popen(
-        given,
+def drawing(folder: Path) -> "subprocess.Popen[str]":
+    """The command at work, far from its end."""
+    given = [sys.executable, "-m", "kernel_agent.cli", "data", "generate", "--kind", "geometry", "--n", "2000", "--out", str(folder)]  # fmt: skip
+    return subprocess.Popen(
+        [*given, "--workers", "2"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
     )
-    assert process.stderr is not None
-    said = ""
-    while "drawing 2" not in said:
-        said += process.stderr.readline()
+
+
+def interrupted(process: "subprocess.Popen[str]") -> None:
+    """Ctrl-C, which goes to all its processes, is one line."""
     os.killpg(process.pid, signal.SIGINT)
-    rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert rest.splitlines()[-1].startswith("codevision: Interrupted.")
-    assert "Traceback" not in rest
-    again = subprocess.run(given, capture_output=True, text=True, check=True)
+    rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, rest
+    told = [line for line in rest.splitlines() if not line.startswith("drawing ")]
+    assert told == ["codevision: Interrupted. The same command goes on where it was."]
+
+
+@pytest.mark.parametrize("number", range(1, 4))
+def test_ctrl_c_is_quiet_while_processes_start(number: int, tmp_path: Path) -> None:
+    process = drawing(tmp_path)
+    children, deadline = Path(f"/proc/{process.pid}/task/{process.pid}/children"), time.monotonic() + 60
+    while len(children.read_text().split()) < number:  # the first keeps count of what is shared, two draw
+        assert time.monotonic() < deadline
+    interrupted(process)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_quiet_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    process = drawing(tmp_path)
+    assert process.stderr is not None
+    assert next(line for line in process.stderr if line.startswith("drawing 2"))
+    interrupted(process)
+    again = subprocess.run(process.args, capture_output=True, text=True, check=True)
     assert re.search(r"2000 tasks in .*, \d+ of them from before", again.stdout)
     assert len(list(read_tasks(tmp_path))) == 2000

@@ -21,6 +21,7 @@ from kernel_agent import Agent, KernelPool, Trajectory, prompts
 from kernel_agent.blocking import run_blocking
 from kernel_agent.errors import ImageError, InputError
 from kernel_agent.rewards import Rewards, score_group
+from kernel_agent.session.outputs import OutputCollector
 from kernel_agent.tasks.ground_truth import GroundTruth, Operation
 from kernel_agent.tasks.orientation import Orientation
 from kernel_agent.train.environment import Environment, reward_functions
@@ -92,8 +93,14 @@ def _open(run: Rollout) -> Any:
     return coroutine.cr_frame.f_locals["conversation"].session  # type: ignore[union-attr]
 
 
+def _begun(run: Rollout) -> bool:
+    """Whether the kernel has said that it runs a cell."""
+    waiting = _open(run)._channel._dialogue._pending.values()
+    return any(isinstance(one.on_output, OutputCollector) and one.on_output.begun.is_set() for one in waiting)
+
+
 async def test_trouble_is_an_observation(picture: Image.Image) -> None:
-    async with rollouts(picture, 5, cell_seconds=1.0) as (pool, runs):
+    async with rollouts(picture, 5, cell_seconds=5.0) as (pool, runs):
         said = await asyncio.gather(
             runs[0].give(call("1 / 0")),
             runs[1].give(call("while True: pass")),
@@ -116,7 +123,8 @@ async def test_a_kernel_killed_from_outside_is_data(picture: Image.Image) -> Non
     async with rollouts(picture, 1) as (pool, [run]):
         assert await run.give(call("x = 1; result = image.rotate(90)")) is not None
         running = asyncio.ensure_future(run.give(call("import time; time.sleep(60)")))
-        await asyncio.sleep(0.5)
+        while not _begun(run):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         os.kill(_open(run)._channel.pid, 9)
         assert "kernel died" in text(await running)
         assert "1" in text(await run.give(call("print(x)")))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,19 +111,15 @@ def test_killed_and_started_again_it_ends_where_it_would_have(tmp_path: Path, ru
 
     plan = options(runs, tiny, epochs=3)
     code = (
-        "import sys; from pathlib import Path; from kernel_agent.train.sft import Options, sft\n"
-        f"sft(Options(**{ {**plan.__dict__}!r}), sys.argv[1])"
+        "import os, signal, sys; from kernel_agent.train.sft import Options, sft\n"
+        "def told(what, done, total):\n"
+        "    if what == 'training' and done == 4: os.kill(os.getpid(), signal.SIGKILL)\n"  # with checkpoints behind it
+        f"sft(Options(**{ {**plan.__dict__}!r}), sys.argv[1], told)"
     )
     killed = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", code, str(killed)])
-    try:
-        while not list(killed.glob("checkpoints/checkpoint-*/trainer_state.json")):
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    done = subprocess.run([sys.executable, "-c", code, str(killed)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(killed.glob("checkpoints/checkpoint-*/trainer_state.json"))
     assert not (killed / "model.safetensors").exists()
     (killed / "checkpoints" / "checkpoint-999").mkdir()  # one that was not written to its end
     told: list[tuple[str, int]] = []

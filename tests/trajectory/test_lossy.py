@@ -17,6 +17,7 @@ from kernel_agent.models import ScriptedModel
 from kernel_agent.session.images import pixel_sha256
 from kernel_agent.trajectory import Trajectory
 from kernel_agent.types import ImageEncoding
+from tests.stock_kernels import options
 
 LOSSY = ImageEncoding(notebook="jpeg", view="jpeg")
 CROP = "image_0.crop((10, 5, 90, 65)).rotate(7)"
@@ -87,7 +88,9 @@ def test_run_again_by_nbconvert_it_has_the_kernels_pixels_and_loads(
     monkeypatch.setenv("IPYTHONDIR", str(saved.parent / "ipython"))
     command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", saved.name]
     before = Trajectory.load(saved)
-    done = subprocess.run(command, cwd=saved.parent, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        [*command, *options(saved.parent)], cwd=saved.parent, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert all("image/png" in output.data for output in outputs(saved))
     run = Trajectory.load(saved)

@@ -1,5 +1,6 @@
 import os
 import random
+import select
 import shutil
 import signal
 import time
@@ -49,11 +50,15 @@ def test_killed_at_any_moment_it_loses_at_most_the_step_in_flight(tmp_path: Path
             finally:
                 os._exit(1)
         os.close(told)
-        time.sleep(r.uniform(0.001, 0.02) if attempt < 4 else r.uniform(0.02, 0.25))
+        done, wanted = b"", 0 if attempt < 4 else r.randint(1, 12)
+        while done.count(b"s") < wanted:
+            assert select.select([listen], [], [], 60)[0], f"{wanted} steps were not made within 60 s"
+            done += os.read(listen, 1) or pytest.fail("it ended by itself")
+        time.sleep(r.uniform(0.001, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         with os.fdopen(listen, "rb") as pipe:
-            done = pipe.read()
+            done += pipe.read()
         if b"r" not in done:
             shutil.rmtree(path.parent)
             continue
@@ -193,16 +198,17 @@ def test_interrupted_anywhere_it_writes_nothing_twice(tmp_path: Path) -> None:
             armed = False
             raise KeyboardInterrupt
 
-    interrupts = 0
+    interrupts, took = 0, 0.004
     signal.signal(signal.SIGALRM, interrupt)
     try:
         for index in range(120):
             step = shown_step(index, index + 1, f"result = {index}", PICTURES[index % 4])
             try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, r.uniform(0.0002, 0.008))
+                armed, began = True, time.perf_counter()
+                signal.setitimer(signal.ITIMER_REAL, r.uniform(0.0002, max(0.0004, 1.5 * took)))
                 run.add_step(step)
                 armed = False
+                took = min(time.perf_counter() - began, 0.1)
             except KeyboardInterrupt:
                 interrupts += 1
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -21,6 +21,7 @@ from kernel_agent.trajectory import Trajectory
 from kernel_agent.trajectory.export import self_contained, write_self_contained
 from kernel_agent.trajectory.inputs import find_inputs, find_skipped, find_views
 from kernel_agent.types import ErrorOutput, ImageOutput, KernelImage, Status, StopReason, TextOutput
+from tests.stock_kernels import options
 
 FOLDER = Path(__file__).parent
 
@@ -98,7 +99,9 @@ def run_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookN
     monkeypatch.setenv("JUPYTER_PATH", str(path.parent / "jupyter"))
     monkeypatch.setenv("IPYTHONDIR", str(path.parent / "ipython"))
     command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", path.name, "--output", "again.ipynb"]
-    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        [*command, *options(path.parent)], cwd=path.parent, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     notebook = nbformat.read(path.parent / "again.ipynb", as_version=4)
     nbformat.validate(notebook)
