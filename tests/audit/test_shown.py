@@ -109,6 +109,26 @@ def test_a_notebook_that_was_run_again_shows_what_its_record_gives_or_cannot_be_
     assert "step 6 drew on time, and both use t" in told["step 7"]
 
 
+def test_a_lossy_run_that_was_run_again_holds(tmp_path: Path) -> None:
+    """Its captions name the loss still, and its pictures have none any more."""
+    path = tmp_path / "lossy.ipynb"
+    run_blocking(
+        record(["image_0.rotate(90)", "1"], Image.effect_noise((60, 40), 60).convert("RGB"), path=path, jpeg=True)
+    )
+    run = nbformat.read(path, as_version=4)
+    NotebookClient(run, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbformat.write(run, path)
+    assert [image.lossless for image in Trajectory.load(path).images] == [True, True]
+    assert _audit(path).findings == ()
+    write_self_contained(Trajectory.load(path), alone := tmp_path / "alone.ipynb")
+    assert _audit(alone).findings == ()
+    plain = orjson.loads(path.read_bytes())
+    thought = _cell(plain, "step-0-thought")
+    thought["source"] = "".join(thought["source"]).replace(", kept as a lossy JPEG", "")
+    path.write_text(json.dumps(plain))
+    assert [(item.cell, item.field) for item in _audit(path).findings] == [("step 1, thought", "source")]
+
+
 @pytest.mark.parametrize(
     ("step", "old", "new", "code"),
     [
