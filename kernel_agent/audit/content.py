@@ -5,7 +5,7 @@ metadata, without the seal). Each has fields: `source`, `outputs[0].text`,
 `attachments["image_0.png"].image/png`, `codevision.record.step.completion.text`, ... Guarantees: parts are equal exactly where the content is; what JupyterLab, VS Code
 or nbformat change on saving is no content: order of keys, indentation, text as one string or as lines, 1.0 as 1, counts of
 executions, and metadata that is not ours (kernelspec, language, widgets, folding) but what exporters draw by (`_DRAWN_BY`, `_TITLES`,
-lines in the language's facts). Any other byte counts: a cell's keys that nbformat 4 does not know too, as some viewers read `input`.
+lines in the language's facts). Any other byte counts: text under a cell's keys that nbformat 4 does not know too, as some viewers read `input`.
 Pure, without recursion, in time linear in the notebook's size.
 """
 
@@ -163,7 +163,7 @@ def _cell(cell: Json) -> Iterator[tuple[str, Json]]:
         if key == "execution_count":
             yield from () if _is_count(cell[key]) else _leaves(cell[key], key)
         elif key not in _CELL:
-            yield from _leaves(cell[key], _under("cell", key))
+            yield from (leaf for leaf in _leaves(cell[key], _under("cell", key)) if isinstance(leaf[1], str))
         elif key == "source":
             yield from _leaves(_joined(cell[key]), key)
         elif key == "outputs" and isinstance(cell[key], list):
