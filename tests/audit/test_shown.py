@@ -204,9 +204,14 @@ def test_a_run_that_crashed_in_a_step_holds_once_it_is_recovered(unfinished: Pat
 
 def test_a_run_that_was_cut_off_is_unchecked_and_its_journal_must_fit(unfinished: Path) -> None:
     folder = unfinished.with_suffix(".codevision")
-    report = _audit(unfinished)
-    assert [finding.outcome for finding in report.findings] == [Outcome.UNCHECKED]
-    assert "codevision recover crashed.ipynb" in report.findings[0].message
+    (link := unfinished.with_name("link.ipynb")).symlink_to(unfinished)
+    for path in (unfinished, link):
+        found = {(finding.cell, finding.field): finding for finding in _audit(path).findings}
+        assert found.keys() == {("turn 1", "stop_reason"), ("journal", "journal.jsonl")}
+        assert {finding.outcome for finding in found.values()} == {Outcome.UNCHECKED}
+        assert "codevision recover crashed.ipynb" in found["journal", "journal.jsonl"].message
+    alone = Path(shutil.copy(unfinished, unfinished.with_name("alone.ipynb")))  # its journal was taken away
+    assert [finding.field for finding in _audit(alone).findings] == ["stop_reason"]
     journal = folder / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
 
