@@ -67,7 +67,7 @@ async def audit_file(
     if is_bundle(data, name):
         return report, trajectory
     try:
-        beside = check_journal(source.resolve(), trajectory)  # a journal lies beside the file, not beside a link to it
+        beside = check_journal(source, trajectory)
     except _ANY as error:
         beside = [_contradiction("journal", error)]
     return replace(report, findings=(*report.findings, *beside)), trajectory
