@@ -2,10 +2,11 @@
 
 Makes a few honest runs (code, pictures, errors, interrupts, lossy and resized pictures, follow-up questions, malformed messages),
 signs them, and tampers with copies, one seeded random change each: any field of any cell and of the run's record (every kind of
-field at least once), the lowest bit of one pixel, a cell or an item taken out, put in, doubled or moved, the seal itself, a copy
-changed and signed again by another key; any file of a bundle; any line or blob of the journal of an unfinished run. Each is
-audited without running code, with the signer's key known to the auditor. With `--sigstore` (kernel-agent[sigstore]) the runs are signed
-through a small instance of Sigstore as well, every kind of field of its signatures is changed too, and the auditor knows the identity.
+field at least once), the lowest bit of one pixel, a cell or an item taken out, put in, doubled or moved, something that viewers show
+besides the record, the seal itself, a copy changed and signed again by another key; any file of a bundle; any line or blob of the
+journal of an unfinished run. Each is audited without running code, with the signer's key known to the auditor. With `--sigstore`
+(kernel-agent[sigstore]) the runs are signed through a small instance of Sigstore as well, every kind of field of its signatures is
+changed too, and the auditor knows the identity.
 
 - `n`, `found` (exit code 1), `located` (found, and the findings about integrity name that cell and field and no other cell; of a
   journal the line, or the next one as the one that does not follow).
@@ -50,6 +51,7 @@ from kernel_agent.types import Completion, ImageEncoding, TokenLogprob
 from perf import honest
 from perf.tampering import (
     Tampering,
+    beside_change,
     cell_change,
     changed,
     cut_off,
@@ -162,6 +164,7 @@ def tamper_notebook(runs: Runs, rng: random.Random, target: Path, want: str | No
         cell_change,
         pixel_change,
         seal_change,
+        beside_change,
     ]
     if want is None and rng.random() < 0.05:
         data, done = cut_off(rng.choice(runs.notebooks), rng)

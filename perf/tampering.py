@@ -210,6 +210,23 @@ def cell_change(run: Any, rng: random.Random) -> Tampering:
     return Tampering(kind=f"cell {kind}", cell=place(new["id"]), field="cell")
 
 
+def beside_change(run: Any, rng: random.Random) -> Tampering:
+    """Something put in beside the record that a viewer or an exporter shows, or by which it leaves a cell out."""
+    if rng.random() < 0.3:
+        key, field = rng.choice((("title", "title"), ("date", "date"), ("language_info", "language_info.name")))
+        run["metadata"][key] = {"name": "python\n# 8"} if key == "language_info" else "8"
+        return Tampering(kind="put in beside the record", cell="run", field=field)
+    cell = rng.choice(run["cells"])
+    holder, keys = rng.choice(
+        ((cell, ("execution_count", "input")), (cell["metadata"], ("transient", "magics_language", "alt", "tags")))
+    )
+    key = rng.choice([key for key in keys if not isinstance(holder.get(key), (list, str))])
+    holder[key] = {"remove_source": True} if key == "transient" else "8"
+    return Tampering(
+        kind="put in beside the record", cell=place(cell["id"]), field=f"cell.{key}" if key == "input" else key
+    )
+
+
 def seal_change(run: Any, rng: random.Random) -> Tampering | None:
     """The seal itself: any value in it changed or taken out, or all of it."""
     ours = run["metadata"]["codevision"]

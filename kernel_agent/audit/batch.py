@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from kernel_agent.session import KernelPool
 
 _SHOWN = 5
+_ENDINGS = (".ipynb", ".zip")
+"""Of names, in any case."""
 
 
 @dataclass(kw_only=True)
@@ -73,19 +75,19 @@ def runs(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(root, name)
-            if name.endswith((".ipynb", ".zip")) and not name.startswith(".") and not path.is_symlink():
+            if name.lower().endswith(_ENDINGS) and not name.startswith(".") and not path.is_symlink():
                 yield path
 
 
 def left_out(folder: Path) -> int:
-    """How many notebooks and zip files under a folder `notebooks` passes over: links, hidden names; a linked folder counts once."""
+    """How many notebooks and zip files under a folder `runs` passes over: links, hidden names; a linked folder counts once."""
     count = 0
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name != ".ipynb_checkpoints"]
         hidden = any(part.startswith(".") for part in Path(root).relative_to(folder).parts)
         count += sum(Path(root, name).is_symlink() for name in folders)
         for name in files:
-            if name.endswith((".ipynb", ".zip")):
+            if name.lower().endswith(_ENDINGS):
                 count += hidden or name.startswith(".") or Path(root, name).is_symlink()
     return count
 

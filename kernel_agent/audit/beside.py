@@ -22,6 +22,7 @@ from kernel_agent.types import Json
 
 def check_journal(notebook: Path, trajectory: Trajectory | None) -> list[Finding]:
     """All that is wrong with the journal beside a notebook, and that there is one. Nothing where there is none."""
+    notebook = notebook.resolve()  # it lies beside the file, not beside a link to it
     folder = files.folder_of(notebook)
     if not (folder / NAME).is_file():
         return []

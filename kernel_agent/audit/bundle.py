@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -102,7 +103,7 @@ def _requirements(header: Mapping[str, Json]) -> bytes:
 
 def is_bundle(data: bytes, name: str) -> bool:
     """Whether these bytes are those of a zip file, or are called so."""
-    return data.startswith(b"PK\x03\x04") or name.endswith(".zip")
+    return data.startswith(b"PK\x03\x04") or name.lower().endswith(".zip")
 
 
 def read_bundle(data: bytes, name: str) -> tuple[dict[str, bytes], list[Finding]]:
@@ -158,6 +159,7 @@ def _is_plain(data: bytes, bundle: zipfile.ZipFile) -> bool:
     at = listed = 0
     for entry in bundle.infolist():
         plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not entry.flag_bits & ~_UTF8
+        plain &= stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG)  # no link
         if not plain or entry.header_offset != at or entry.extra or entry.comment or at + _LOCAL.size > len(data):
             return False
         name = entry.orig_filename.encode("utf-8" if entry.flag_bits else "cp437")

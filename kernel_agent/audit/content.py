@@ -4,7 +4,8 @@ A notebook is a list of named parts: its cells in order (named by their ids, or 
 metadata, without the seal). Each has fields: `source`, `outputs[0].text`,
 `attachments["image_0.png"].image/png`, `codevision.record.step.completion.text`, ... Guarantees: parts are equal exactly where the content is; what JupyterLab, VS Code
 or nbformat change on saving is no content: order of keys, indentation, text as one string or as lines, 1.0 as 1, counts of
-executions, and metadata that is not ours (kernelspec, language, widgets, folding) but tags. Any other byte counts.
+executions, and metadata that is not ours (kernelspec, language, widgets, folding) but what exporters draw by (`_DRAWN_BY`, `_TITLES`,
+lines in the language's facts). Any other byte counts: text under a cell's keys that nbformat 4 does not know too, as some viewers read `input`.
 Pure, without recursion, in time linear in the notebook's size.
 """
 
@@ -30,8 +31,14 @@ _MOST_MOVED = 2000
 """Cells out of place up to which the fewest that moved are looked for: that takes time of its square."""
 _PLAIN = re.compile(r"[\w/+-]+", re.ASCII)
 _CELL = {"cell_type", "source", "outputs", "attachments"}
+_DRAWN_BY = ("tags", "transient", "magics_language", "alt")
+"""Metadata of a cell by which nbconvert leaves cells out, or writes it into them."""
+_TITLES = ("title", "authors", "date")
+"""Metadata of a notebook that nbconvert shows as it is."""
+_LINES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NUMBER = r"0|[1-9][0-9]{0,8}"
 _NAMES = re.compile(
-    r"(?:step-(?P<step>\d{1,9})(?P<thought>-thought)?|turn-(?P<turn>\d{1,9})-(?P<part>question|answer)|(?P<setup>setup))"
+    rf"(?:step-(?P<step>{_NUMBER})(?P<thought>-thought)?|turn-(?P<turn>{_NUMBER})-(?P<part>question|answer)|(?P<setup>setup))"
 )
 
 _IDS = {
@@ -66,7 +73,15 @@ def parts(notebook: Json) -> list[Part]:
     """All parts of a notebook that `trajectory.notebook.parse` has taken."""
     found = [Part(name=name, fields=fields_of(cell)) for name, cell in named(notebook["cells"])]
     ours = {key: value for key, value in notebook["metadata"][KEY].items() if key != SEAL}
-    return [*found, Part(name=RUN, fields=_fields(_leaves(ours, KEY)))]
+    return [*found, Part(name=RUN, fields=_fields(_leaves(ours, KEY)) | beside(notebook["metadata"]))]
+
+
+def beside(metadata: Mapping[str, Json]) -> dict[str, str]:
+    """What a notebook's own metadata shows besides our record: no editor writes any of it by itself."""
+    facts = dict(_leaves(metadata.get("language_info"), "language_info"))
+    found = {path: value for path, value in facts.items() if isinstance(value, str) and _LINES.search(value)}
+    titles = (leaf for key in _TITLES if key in metadata for leaf in _leaves(metadata[key], key))
+    return _fields([*found.items(), *titles])
 
 
 def named(cells: Iterable[Json]) -> Iterator[tuple[str, Json]]:
@@ -129,10 +144,11 @@ def moved(was: Sequence[str], now: Sequence[str]) -> list[str]:
 
 
 def _fields(leaves: Iterable[tuple[str, Json]]) -> dict[str, str]:
-    return dict(sorted((path, _value(value)) for path, value in leaves))
+    return dict(sorted((path, field_value(value)) for path, value in leaves))
 
 
-def _value(value: Json) -> str:
+def field_value(value: Json) -> str:
+    """A value that holds nothing else, as fields have it."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JavaScript writes 1.0 as 1 and -0.0 as 0
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else orjson.dumps(value).decode()
@@ -143,8 +159,12 @@ def _cell(cell: Json) -> Iterator[tuple[str, Json]]:
     if not isinstance(cell, dict):
         yield "cell", cell if isinstance(cell, (str, int, float)) else None
         return
-    for key in _CELL & cell.keys():
-        if key == "source":
+    for key in cell.keys() - {"id", "metadata"}:
+        if key == "execution_count":
+            yield from () if _is_count(cell[key]) else _leaves(cell[key], key)
+        elif key not in _CELL:
+            yield from (leaf for leaf in _leaves(cell[key], _under("cell", key)) if isinstance(leaf[1], str))
+        elif key == "source":
             yield from _leaves(_joined(cell[key]), key)
         elif key == "outputs" and isinstance(cell[key], list):
             for number, output in enumerate(cell[key]):
@@ -155,7 +175,7 @@ def _cell(cell: Json) -> Iterator[tuple[str, Json]]:
         else:
             yield from _leaves(cell[key], key)
     metadata = cell.get("metadata")
-    for key in ("tags", KEY):
+    for key in (*_DRAWN_BY, KEY):
         if isinstance(metadata, dict) and key in metadata:
             yield from _leaves(metadata[key], key)
 
@@ -169,8 +189,13 @@ def _output(output: Json, where: str) -> Iterator[tuple[str, Json]]:
             yield from _bundle(value, f"{where}.data")
         elif key == "text":
             yield from _leaves(_joined(value), f"{where}.text")
-        elif key != "execution_count" and value != {}:
+        elif not (key == "execution_count" and _is_count(value)) and value != {}:
             yield from _leaves(value, _under(where, key))
+
+
+def _is_count(value: Json) -> bool:
+    """Whether this is a number or nothing: viewers show whatever stands there."""
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _bundle(bundle: Json, where: str) -> Iterator[tuple[str, Json]]:

@@ -109,7 +109,8 @@ class Report:
     def summary(self) -> str:
         """The outcome in a few words."""
         if self.outcome is Outcome.HOLDS:
-            return "all holds" if self.code else "seal and record hold; the code was not run again"
+            held = "the record holds" if self.seal is None else "seal and record hold"
+            return "all holds" if self.code else f"{held}; the code was not run again"
         return "something fails" if self.outcome is Outcome.FAILS else "something could not be checked"
 
     def as_json(self) -> dict[str, Json]:

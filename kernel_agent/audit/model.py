@@ -60,9 +60,8 @@ def attributes(model: Mapping[str, Json], said: Completion) -> dict[str, Json]:
 def lines(model: Mapping[str, Json]) -> list[tuple[str, str]]:
     """The same for people: title and text; `not told` with the reason where there is no value."""
     served = "base_url" in model
-    server = {"vllm": "vLLM", None: "a server that was not asked"}.get(
-        model.get("server"), "an OpenAI-compatible server"
-    )
+    kind = model.get("server")
+    server = {"vllm": "vLLM", "None": "a server that was not asked"}.get(str(kind), "an OpenAI-compatible server")
     where = f" behind {server} at {model['base_url']}" if served else ""
     told = [("Model", f"{model.get('model') or 'not named'} ({model.get('kind') or 'unknown'}){where}")]
     reasons = model.get("not_told")

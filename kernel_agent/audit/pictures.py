@@ -129,7 +129,10 @@ def _input(image: KernelImage, options: _Options, max_pixels: int) -> tuple[list
         return [*wrong, (image.name, f"it cannot be opened: {error}")], None
     if loaded.data != image.data or loaded.mime != image.mime:
         wrong.append(
-            (image.name, "no run keeps such a file: it is animated, of another kind than it says, or of a rare one")
+            (
+                image.name,
+                "no run keeps such a file: it is animated, of another kind than it says, of a rare one, or turned where not every viewer turns it",
+            )
         )
     if loaded.pil.size != image.size:
         size = f"{loaded.pil.width}x{loaded.pil.height}"

@@ -296,6 +296,9 @@ def _ends(trajectory: Trajectory) -> Iterator[Finding]:
         if answer is not None and turn.stop_reason in (None, StopReason.CRASHED) and turn.answer is None:
             message = "the model's last message is an answer, and the run ended before that was noted"
             yield finding(where, "answer", message, doubt="")
+        elif turn.stop_reason is None and turn.answer is None:
+            message = "it has no end: the run goes on or was cut off, and steps of it may be in its journal alone"
+            yield finding(where, "stop_reason", message, doubt="")
         elif turn.answer != answer:
             yield finding(where, "answer", "it is not the answer of the turn's last message")
         elif (answer is not None) is not (turn.stop_reason is StopReason.ANSWER):

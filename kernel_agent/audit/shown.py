@@ -13,21 +13,22 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import orjson
 
-from kernel_agent.audit.content import fields_of, moved, named, place
+from kernel_agent.audit.content import RUN, beside, field_value, fields_of, moved, named, place
 from kernel_agent.audit.finding import Finding, Outcome, few
 from kernel_agent.audit.shown_again import Again
 from kernel_agent.errors import ImageError
 from kernel_agent.trajectory import Trajectory, export, notebook
 from kernel_agent.trajectory.cells import KEY, LOOK, cells_since
-from kernel_agent.trajectory.state import Mark
-from kernel_agent.types import Json
+from kernel_agent.trajectory.state import Mark, State
+from kernel_agent.types import Json, Step
 
 CHECK = "what a reader sees"
-_PICTURED = re.compile(r"outputs\[\d+\](?=\.data\.image/)")
 _METADATA = re.compile(r"outputs\[\d+\]\.metadata(?:$|\.codevision\b)")
+_ADDED = "it is not the run's: somebody added it"
 _RAN = re.compile(r"step-\d+")
 
 
@@ -37,7 +38,7 @@ def check_shown(parsed: Json, trajectory: Trajectory, *, max_pixels: int) -> lis
 
 
 def _found(parsed: Json, trajectory: Trajectory, max_pixels: int) -> Iterator[Finding]:
-    written = notebook.pack(cells_since(trajectory._state, Mark()))
+    written = notebook.pack(cells_since(_as_recorded(trajectory._state), Mark()))
     expected = dict(named(orjson.loads(cell) for cell in written))
     here = dict(named(parsed["cells"]))
     outcome = Outcome.FAILS if all(_look(cell) == LOOK for cell in here.values()) else Outcome.UNCHECKED
@@ -52,8 +53,25 @@ def _found(parsed: Json, trajectory: Trajectory, max_pixels: int) -> Iterator[Fi
             yield from again.sift(name, apart, cell, expected[name])
         else:
             ours = isinstance(cell, dict) and KEY in (cell.get("metadata") or {})
-            told = "a copy of one of the run's cells" if ours else "it is not the run's: somebody added it"
+            told = "a copy of one of the run's cells" if ours else _ADDED
             yield _finding(Outcome.UNCHECKED, name, "cell", told)
+    for field in beside(parsed["metadata"]):
+        yield _finding(Outcome.UNCHECKED, RUN, field, _ADDED)
+
+
+def _as_recorded(state: State) -> State:
+    """The state that wrote the cells: captions name a loss, also of images that a notebook run again holds without."""
+    exact = state.images.exact_again
+    if not exact:
+        return state
+
+    def lossy(step: Step) -> Step:
+        if step.cell is None or exact.isdisjoint(image.index for image in step.images):
+            return step
+        images = tuple(replace(image, lossless=image.index not in exact) for image in step.images)
+        return replace(step, cell=replace(step.cell, images=images))
+
+    return replace(state, steps=[lossy(step) for step in state.steps])
 
 
 def _look(cell: Json) -> Json:
@@ -77,10 +95,13 @@ def _differences(name: str, cell: Json, wanted: Json, trajectory: Trajectory, ma
         alone = export.self_contained(trajectory)["cells"]
         if here == next(_visible(other) for other in alone if other["id"] == name):
             return
+    captions = _captions(wanted)
     for field in sorted({*here, *expected}):
         if here.get(field) == expected.get(field):
             continue
         if ".image/" in field and _same_pixels(field, cell, wanted, max_pixels):
+            continue
+        if here.get(field) in captions.get(field, ()):
             continue
         told = (
             "it is gone"
@@ -93,16 +114,23 @@ def _differences(name: str, cell: Json, wanted: Json, trajectory: Trajectory, ma
 
 
 def _visible(cell: Json) -> Mapping[str, str]:
-    """The fields that a reader sees. Of an output with a picture that is the picture, not the text in its place."""
-    fields = fields_of(cell)
-    pictured = {match[0] for field in fields if (match := _PICTURED.match(field))}
+    """The fields that a reader sees."""
     return {
         field: value
-        for field, value in fields.items()
-        if not field.startswith(KEY)
-        and not _METADATA.match(field)
-        and not any(field == f"{output}.data.text/plain" for output in pictured)
+        for field, value in fields_of(cell).items()
+        if not field.startswith(KEY) and not _METADATA.match(field)
     }
+
+
+def _captions(wanted: Json) -> Mapping[str, tuple[str, ...]]:
+    """The text in a picture's place as kernels write it when the notebook is run again, by field: it tells name and size alone."""
+    found = {}
+    for number, output in enumerate(wanted.get("outputs") or ()):
+        data = output.get("data") or {}
+        if any(mime.startswith("image/") for mime in data):
+            told = data["text/plain"].partition(",")[0]
+            found[f"outputs[{number}].data.text/plain"] = (field_value(told), field_value(told.replace(" × ", "x")))
+    return found
 
 
 def _same_pixels(field: str, cell: Json, wanted: Json, max_pixels: int) -> bool:

@@ -2,7 +2,7 @@
 
 Guarantees: pure; the same rules as re-execution has for text. What differs after them is excused only in a cell that draws on
 something that Jupyter does not pin, chance included, and then it is "unchecked". So is text that holds control characters, as
-coloured tracebacks do: they can hide what stands there. Pictures, the type of an output that shows one, outputs of other types
+coloured tracebacks do: they can hide what stands there. Pictures, their captions, the type of an output that shows one, outputs of other types
 (HTML, ...) and such as nbformat does not know are never excused: a run lives by its pictures.
 """
 
@@ -62,7 +62,8 @@ class Again:
         if not all(_TEXTUAL.fullmatch(item.field) for item in apart) or name not in self._cells:
             return None
         types = [output.get("output_type") for output in cell.get("outputs") or ()]
-        pictured = {f"outputs[{n}].output_type" for side in (cell, wanted) for n in _pictured(side)}
+        held = [f"outputs[{n}]" for side in (cell, wanted) for n in _pictured(side)]
+        pictured = {f"{output}.{key}" for output in held for key in ("output_type", "data.text/plain")}
         if not _TYPES.issuperset(map(str, types)) or any(item.field in pictured for item in apart):
             return None
         recorded, drawn, marks = self._cells[name]

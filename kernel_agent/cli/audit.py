@@ -280,19 +280,23 @@ def _fail(message: str, as_json: bool, code: int) -> NoReturn:
     if as_json:
         _print_json({"exit_code": code, "error": message})
     else:
-        print(f"codevision: {message}", file=sys.stderr)
+        print(f"codevision: {plain(message)}", file=sys.stderr)
     raise typer.Exit(code)
 
 
 def _print_json(value: object) -> None:
-    """As one line, names and texts that UTF-8 cannot hold too."""
+    """As one line, names and texts that UTF-8 cannot hold too; numbers that JSON has not (NaN) are text."""
     from kernel_agent.trajectory.codec import text
 
-    print(text(json.dumps(value, ensure_ascii=False)))
+    finite = json.loads(json.dumps(value), parse_constant=str)
+    print(text(json.dumps(finite, ensure_ascii=False)))
 
 
 def _safe(text: str) -> str:
-    """Text of a record, without codes that would steer the terminal or rich."""
+    """Text of a record as one line, so that it looks like none of ours. Nothing is taken away: what would steer the terminal, hide
+    text or turn it around is a replacement character."""
     from rich.markup import escape
 
-    return escape(plain(text))
+    from kernel_agent.audit.said import HIDDEN
+
+    return escape(HIDDEN.sub("\ufffd", " ".join(text.splitlines())))

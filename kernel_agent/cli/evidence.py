@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from kernel_agent.audit.keys import KEY_VARIABLE
-from kernel_agent.cli.terminal import in_a_folder
+from kernel_agent.cli.terminal import in_a_folder, plain
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
@@ -191,5 +191,5 @@ def diff(
 
 
 def _fail(error: Exception, code: int = 1) -> NoReturn:
-    print(f"codevision: {error}", file=sys.stderr)
+    print(f"codevision: {plain(str(error))}", file=sys.stderr)
     raise typer.Exit(code) from error

@@ -19,7 +19,7 @@ def named(*more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        print(f"codevision: {error}", file=sys.stderr)
+        print(f"codevision: {plain(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from error
 
 

@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from kernel_agent.errors import ImageError
 from kernel_agent.session.images_files import REMEDY, guess, read_data_uri, read_file
+from kernel_agent.session.images_plain import orientation
 from kernel_agent.session.images_view import (
     View,
     ViewBounds,
@@ -58,6 +59,7 @@ _KEPT = {
     "GIF": "image/gif",
     "BMP": "image/bmp",
 }
+_ORIENTATION = 0x0112
 _BYTES_PER_PIXEL = 8  # Pillow holds RGB in 4 bytes a pixel, and normalising may hold it twice
 _LIMITS = threading.RLock()
 
@@ -146,7 +148,8 @@ def _decode(
                 pil = normalise(image)
                 notes = tuple(_notes(image, pil, form, frames))
                 animated = frames > 1 and form not in ("MPO", "TIFF")
-                return pil, form, image.mode == pil.mode and not animated, notes
+                plain = image.mode == pil.mode and not animated and _turned_alike(image, form)
+                return pil, form, plain, notes
         except UnidentifiedImageError:
             raise ImageError(f"{name}: {guess(data)}") from None
         except (ImageError, Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -201,6 +204,17 @@ def _free_memory() -> int | None:
         return None  # not Linux: only the pixel limit holds
 
 
+def _turned_alike(image: Image.Image, form: str) -> bool:
+    """Whether every viewer turns the file as Pillow does: all heed one plain EXIF orientation of a JPEG, few any other."""
+    told = orientation(image.info.get("exif", b""))
+    if told is None or told != image.getexif().get(_ORIENTATION, 1):
+        return False
+    if form not in ("JPEG", "MPO"):
+        return told == 1
+    segments = [data for name, data in getattr(image, "applist", ()) if name == "APP1" and data.startswith(b"Exif\0\0")]
+    return len(segments) <= 1
+
+
 def _notes(image: Image.Image, pil: Image.Image, form: str, frames: int) -> Iterator[str]:
     if frames > 1:
         yield (
@@ -208,7 +222,7 @@ def _notes(image: Image.Image, pil: Image.Image, form: str, frames: int) -> Iter
             if form in ("MPO", "TIFF", "ICO")
             else f"animated: first of {frames} frames used"
         )
-    turned = image.getexif().get(0x0112, 1)
+    turned = image.getexif().get(_ORIENTATION, 1)
     if turned in range(2, 9):
         yield f"EXIF orientation {turned} applied"
     if image.mode != pil.mode:

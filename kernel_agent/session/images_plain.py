@@ -181,5 +181,24 @@ def _check_jpeg(data: bytes) -> Size:
     return size
 
 
+def orientation(exif: bytes) -> int | None:
+    """How EXIF says that a picture is to be turned, 1 where it does not say; None where readers may disagree on it."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    try:
+        if order is None:
+            return None if tiff else 1
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+        entries = [struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * number) for number in range(count)]
+    except struct.error:
+        return None
+    told = [entry[1:] for entry in entries if entry[0] == 0x0112]
+    if not told:
+        return 1
+    kind, values, value = told[0]
+    return value if len(told) == 1 and (kind, values) == (3, 1) else None
+
+
 def _segment(marker: int) -> str:
     return f"APP{marker - 0xE0}" if 0xE0 <= marker <= 0xEF else f"{marker:#04x}"

@@ -249,5 +249,6 @@ def _accept_rerun(item: dict[str, Json], inner: Json, shown: list[bytes], images
     blobs.put(item["data_sha256"], blob)
     if item.get("lossless", True):
         return item
+    images.exact_again.add(item["index"])
     shared = {"view_mime": "image/png"} if item.get("view_sha256") == item["data_sha256"] else {}
     return {key: value for key, value in item.items() if key != "lossless"} | {"mime": "image/png"} | shared

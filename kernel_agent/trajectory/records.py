@@ -62,6 +62,8 @@ class Images(Mapping[int, KernelImage]):
         self._hashes: dict[int, tuple[str, str]] = {}
         self.aliases: dict[str, str] = {}
         """Recorded hash to actual one, for files that were encoded anew with the same pixels (a notebook run again)."""
+        self.exact_again: set[int] = set()
+        """Images that were recorded with loss, and that the same notebook, run again, holds without."""
 
     def __getitem__(self, index: int) -> KernelImage:
         return self._images[index]

@@ -114,6 +114,26 @@ def test_a_notebook_that_was_run_again_shows_what_its_record_gives_or_cannot_be_
     assert "step 6 drew on time, and both use t" in told["step 7"]
 
 
+def test_a_lossy_run_that_was_run_again_holds(tmp_path: Path) -> None:
+    """Its captions name the loss still, and its pictures have none any more."""
+    path = tmp_path / "lossy.ipynb"
+    run_blocking(
+        record(["image_0.rotate(90)", "1"], Image.effect_noise((60, 40), 60).convert("RGB"), path=path, jpeg=True)
+    )
+    run = nbformat.read(path, as_version=4)
+    NotebookClient(run, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbformat.write(run, path)
+    assert [image.lossless for image in Trajectory.load(path).images] == [True, True]
+    assert _audit(path).findings == ()
+    write_self_contained(Trajectory.load(path), alone := tmp_path / "alone.ipynb")
+    assert _audit(alone).findings == ()
+    plain = orjson.loads(path.read_bytes())
+    thought = _cell(plain, "step-0-thought")
+    thought["source"] = "".join(thought["source"]).replace(", kept as a lossy JPEG", "")
+    path.write_text(json.dumps(plain))
+    assert [(item.cell, item.field) for item in _audit(path).findings] == [("step 1, thought", "source")]
+
+
 @pytest.mark.parametrize(
     ("step", "old", "new", "code"),
     [
@@ -189,9 +209,14 @@ def test_a_run_that_crashed_in_a_step_holds_once_it_is_recovered(unfinished: Pat
 
 def test_a_run_that_was_cut_off_is_unchecked_and_its_journal_must_fit(unfinished: Path) -> None:
     folder = unfinished.with_suffix(".codevision")
-    report = _audit(unfinished)
-    assert [finding.outcome for finding in report.findings] == [Outcome.UNCHECKED]
-    assert "codevision recover crashed.ipynb" in report.findings[0].message
+    (link := unfinished.with_name("link.ipynb")).symlink_to(unfinished)
+    for path in (unfinished, link):
+        found = {(finding.cell, finding.field): finding for finding in _audit(path).findings}
+        assert found.keys() == {("turn 1", "stop_reason"), ("journal", "journal.jsonl")}
+        assert {finding.outcome for finding in found.values()} == {Outcome.UNCHECKED}
+        assert "codevision recover crashed.ipynb" in found["journal", "journal.jsonl"].message
+    alone = Path(shutil.copy(unfinished, unfinished.with_name("alone.ipynb")))  # its journal was taken away
+    assert [finding.field for finding in _audit(alone).findings] == ["stop_reason"]
     journal = folder / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
 

@@ -3,6 +3,7 @@
 import base64
 import http.server
 import io
+import struct
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from kernel_agent.errors import ImageError, InputError
 from kernel_agent.session.images import (
@@ -231,6 +233,46 @@ def test_exif_orientation(orientation):
     assert (view.data is data) == (orientation == 1)
     assert Image.open(io.BytesIO(view.data)).size == loaded.pil.size
     assert ImageOps.exif_transpose(loaded.pil).size == loaded.pil.size
+
+
+def turned(how):
+    """The photo in a file that Pillow turns by 180 degrees; where that is said decides whether other viewers do."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    if how == "PNG text":
+        info = PngInfo()
+        info.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n", zip=True)
+        return encode(PHOTO, "PNG", pnginfo=info)
+    if how == "JPEG with XMP":
+        return encode(PHOTO, "JPEG", xmp=xmp)
+    data = exif.tobytes()
+    if how == "JPEG with a LONG":
+        data = (
+            data.replace(struct.pack(">HHIH", 0x0112, 3, 1, 3), struct.pack(">HHIH", 0x0112, 4, 1, 0))[:-6]
+            + b"\0\3"
+            + data[-4:]
+        )
+    if how == "JPEG with two EXIF":
+        photo = encode(PHOTO, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08")  # its entries stand in the next segment
+        rest = data.removeprefix(b"Exif\0\0")[8:]
+        at = photo.index(b"Exif") + 14
+        segment = b"\xff\xe1" + struct.pack(">H", len(rest) + 8) + b"Exif\0\0" + rest
+        return photo[:at] + segment + photo[at:]
+    return encode(PHOTO, how.partition(" ")[0], exif=data)
+
+
+@pytest.mark.parametrize("how", ["PNG", "PNG text", "WEBP", "JPEG with XMP", "JPEG with a LONG", "JPEG with two EXIF"])
+def test_a_file_that_not_every_viewer_turns_is_kept_upright(how):
+    """A reader of the notebook would see it otherwise than the model and the code."""
+    data = turned(how)
+    loaded = load_image(data)
+    assert loaded.notes == ("EXIF orientation 3 applied",)
+    assert (loaded.mime, loaded.data == data) == ("image/png", False)
+    with Image.open(io.BytesIO(loaded.data)) as kept:
+        assert kept.getexif().get(0x0112) is None
+        assert pixel_sha256(kept) == pixel_sha256(loaded.pil)
+    assert load_image(turned("JPEG")).data == turned("JPEG")
 
 
 def of_mode(mode):
