@@ -127,9 +127,7 @@ class RunView(anywidget.AnyWidget):
             if message.get("command") not in COMMANDS:
                 raise LiveError(f"there is no command {message.get('command')!r:.40}")
             arguments, working = dict(message.get("arguments") or {}), object()
-            self._commands.add(
-                working
-            )  # before it begins: the cell that waits must not see the run idle and us at rest
+            self._commands.add(working)  # before it begins: a cell that waits must not see the run idle and us at rest
             try:
                 done = run.submit(str(message["command"]), **arguments)
             except BaseException:
