@@ -28,14 +28,16 @@ if os.getpid() != parent: os.execv("/usr/bin/sleep", ["sleep", mark])
 
 SPREAD = """
 import os, time
+children = []
 for _ in range(16):
-    if os.fork() == 0:
+    children.append(os.fork())
+    if children[-1] == 0:
         held = bytearray()
         try:
             for _ in range(mb // 16): held += os.urandom(1) * (1 << 20)
             time.sleep(3)
         finally: os._exit(0)
-time.sleep(4)
+for child in children: os.waitpid(child, 0)  # or they would take the memory of the next cell
 """
 
 FILL = """
@@ -80,7 +82,7 @@ def fork_bomb(scene: Scene) -> str:
 def _memory(scene: Scene, code: str, *, shared: bool = False, **values: Any) -> str:
     with scene.fresh(low_memory=True) as session:
         with scene.watching(session) as peaks:
-            cell = scene.run(code, session=session, seconds=12, mb=TRIED_MB, **values)
+            cell = scene.run(code, session=session, mb=TRIED_MB, **values)
         used = peaks.shared_mb if shared else peaks.tree_mb
         if not shared and used < 50 and cell.status is Status.OK:  # else it met its limit between two looks
             return f"{used:.0f} MiB were seen: nothing was tested"

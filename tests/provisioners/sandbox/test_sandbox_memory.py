@@ -105,7 +105,7 @@ def test_under_the_cap_nothing_happens(capped):
 
 
 def test_the_number_of_processes(capped):
-    code = "import os, time\nfor _ in range(30):\n    if os.fork() == 0: time.sleep(600)\ntime.sleep(600)"
+    code = "import os, time\nfor _ in range(30):\n    if os.fork() == 0: time.sleep(90)\ntime.sleep(600)"
     process, cap = capped(code, 2000, processes=10)
     assert process.wait(60) == -signal.SIGKILL
     assert cap.reason.startswith("processes: ")
@@ -115,7 +115,7 @@ def test_the_number_of_processes(capped):
 SHORT_OF_DESCRIPTORS = """
 import os, resource, subprocess, sys, time
 from kernel_agent.provisioners.sandbox.memory import MemoryCap
-code = "input()\\nimport os, time\\nfor _ in range(30):\\n    if os.fork() == 0: time.sleep(600)\\ntime.sleep(600)"
+code = "input()\\nimport os, time\\nfor _ in range(30):\\n    if os.fork() == 0: time.sleep(90)\\ntime.sleep(600)"
 process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, start_new_session=True)
 cap = MemoryCap(process.pid, 2 << 30, 10, group=process.pid)
 cap.start()
