@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,14 +232,22 @@ async def test_refusals_name_the_remedy(model: OpenAIModel, server: VLLMServer) 
     assert only.describe()["server_version"]
 
 
-async def test_cancelling_frees_the_server(model: OpenAIModel) -> None:
+async def test_cancelling_frees_the_server(model: OpenAIModel, server: VLLMServer) -> None:
     request = ask("Go on ", picture(0), max_tokens=900)
     task = asyncio.create_task(model.complete(request, on_text=lambda piece: task.cancel()))
     with pytest.raises(asyncio.CancelledError):
         await task
-    started = time.monotonic()
-    await model.complete(ask("quick", max_tokens=2))
-    assert time.monotonic() - started < 10
+    async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
+        while await working(client, server):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert (await model.complete(ask("quick", max_tokens=2))).text
+
+
+async def working(client: httpx.AsyncClient, server: VLLMServer) -> float:
+    """How many requests the server is at work on, as it says itself."""
+    told = (await client.get(f"{server.url.removesuffix('/v1')}/metrics")).text
+    (line,) = [line for line in told.splitlines() if line.startswith("vllm:num_requests_running{")]
+    return float(line.split()[-1])
 
 
 def test_a_checkpoint_that_is_none_is_refused_at_once(tmp_path: Path, python: Path) -> None:
@@ -276,17 +285,19 @@ def test_nothing_is_left_when_serve_ends(checkpoint: Path, python: Path, end: si
     family = descendants(owner.pid)
     assert len(family) >= 3
     owner.send_signal(end)
-    assert owner.wait(40) == (0 if end is signal.SIGINT else -signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    assert owner.wait(120) == (0 if end is signal.SIGINT else -signal.SIGKILL)
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(alive(pid) for pid in family):
         time.sleep(0.2)
     assert not [pid for pid in family if alive(pid)]
 
 
 def descendants(pid: int) -> list[int]:
-    children = [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    children: list[int] = []
+    with suppress(OSError):  # a thread or process may end while it is looked at
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                children += map(int, (task / "children").read_text().split())
     return children + [one for child in children for one in descendants(child)]
 
 
