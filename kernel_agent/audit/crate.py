@@ -9,6 +9,7 @@ licence, an author, a publisher, who asked). `bundle.LAYOUT` has to be raised wh
 from __future__ import annotations
 
 import hashlib
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -222,4 +223,5 @@ def _ended(run: Trajectory) -> float:
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(min(max(seconds, 0.0), 4e9), UTC).isoformat(timespec="milliseconds")
+    held = min(max(seconds, 0.0), 4e9) if math.isfinite(seconds) else 0.0
+    return datetime.fromtimestamp(held, UTC).isoformat(timespec="milliseconds")

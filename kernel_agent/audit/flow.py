@@ -69,7 +69,8 @@ class Flow:
         at, before = f"step {index + 1}", self.collected
         used: set[str] = set()
         written: set[str] = set()
-        why = order = ""
+        whys: dict[str, None] = {}  # of all statements: any may be the one that gives something else
+        order = ""
         self._read += len(code)
         for bare in statements(code, self.modules) if self._read <= _MOST_CODE else [words_of(code)]:
             statement = self._with_bodies(bare)
@@ -98,10 +99,11 @@ class Flow:
             if bare.runs_later:
                 self._bodies.update(dict.fromkeys(bare.fresh, statement))
             else:
-                why, order = why or told, order or turned
+                whys |= {told: None} if told else {}
+                order = order or turned
         return Drawn(
             sources=sources(used, self.header),
-            why=why[:600],
+            why="; ".join(whys)[:600],
             order=order[:600],
             collected=before,
             writes=frozenset(written),

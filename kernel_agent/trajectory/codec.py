@@ -182,7 +182,10 @@ def _decode_dataclass(kind: Any, value: Json, resolve: Resolve, where: str) -> A
 def _decode_scalar(kind: Any, value: Json, where: str) -> Any:
     value = plain(value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)  # JavaScript writes 1.0 as 1
+        try:
+            return float(value)  # JavaScript writes 1.0 as 1
+        except OverflowError:
+            return _fail(where, "a number that a float can hold", value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(kind, type) and issubclass(kind, StrEnum):

@@ -19,7 +19,7 @@ from kernel_agent.errors import ImageError, TrajectoryError
 from kernel_agent.trajectory.cells import BYTES_MIME, KEY
 from kernel_agent.trajectory.codec import decode, encode, plain
 from kernel_agent.trajectory.reading import MAX_VALUES, read_json
-from kernel_agent.trajectory.records import SCHEMA, Images, Turn, read_image, read_step, sha256
+from kernel_agent.trajectory.records import SCHEMA, Images, Turn, add_images, read_step, sha256
 from kernel_agent.trajectory.state import State
 from kernel_agent.types import Event, Json, Step
 
@@ -188,8 +188,7 @@ def _read_inputs(images: Images, record: Json, cell: Json, blobs: _Blobs) -> Non
         for coded in bundle.values():
             blobs.add(coded)
     _add_views(record, blobs)
-    for item in record["images"]:
-        images.add(read_image(item, blobs))
+    add_images(record["images"], images, blobs, "the first question")
 
 
 def _read_step(index: int, images: Images, record: Json, cell: Json, blobs: _Blobs) -> Step:

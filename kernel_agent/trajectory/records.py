@@ -17,7 +17,7 @@ from typing import Any
 from kernel_agent.errors import TrajectoryError
 from kernel_agent.redact import redact, redact_text
 from kernel_agent.trajectory.codec import decode, encode
-from kernel_agent.types import Event, Json, KernelImage, Step, StopReason
+from kernel_agent.types import Event, ImageOutput, Json, KernelImage, Step, StopReason
 
 SCHEMA = 1
 """Version of everything under the metadata key `codevision` and of the journal's records."""
@@ -151,13 +151,22 @@ def read_step(record: Json, images: Images, fetch: Fetch, where: str) -> Step:
     """The step that `write_step` wrote; its images are added to `images`."""
     if not isinstance(record, dict) or not isinstance(new := record.get("images"), list):
         raise TrajectoryError(f"{where} holds no step")
-    for item in new:
+    add_images(new, images, fetch, where)
+    step = decode(Step, record.get("step"), images.resolve, where)
+    for output in step.cell.outputs if step.cell is not None else ():
+        if isinstance(output, ImageOutput) and output.index not in images:
+            raise TrajectoryError(f"{where} shows image {output.index}, which the record does not have"[:300])
+    return step
+
+
+def add_images(records: Iterable[Json], images: Images, fetch: Fetch, where: str) -> None:
+    """Take in the images of these records. TrajectoryError, naming the place, where one cannot be."""
+    for item in records:
         image = read_image(item, fetch)
         try:
             images.add(image)
         except ValueError as error:
             raise TrajectoryError(f"{where}: {error}") from error
-    return decode(Step, record.get("step"), images.resolve, where)
 
 
 def clean_image(image: KernelImage) -> KernelImage:

@@ -9,6 +9,7 @@ import subprocess
 import venv
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,13 @@ def test_a_bundle_is_a_process_run_crate(notebook: Path, tmp_path: Path) -> None
         return set()
 
     assert references(crate) - known.keys() == {"https://w3id.org/ro/crate/1.1"}
+
+
+def test_a_time_that_is_no_number_is_written_as_some_time() -> None:
+    run = Trajectory.start(images=[], header={})
+    run.begin_turn("?")
+    run._state.turns[0] = replace(run._state.turns[0], seconds=float("nan"))
+    assert b"1970-01-01T00:00:00.000+00:00" in bundles.members(run)["ro-crate-metadata.json"]
 
 
 def test_any_run_can_be_bundled() -> None:

@@ -85,6 +85,12 @@ def test_what_was_stopped_is_lost_with_what_it_writes() -> None:
     assert flow.cell(2, "print(i)").why == "step 1 was interrupted by the clock, and both use i"
 
 
+def test_all_that_a_cell_draws_on_is_told_and_not_the_first_alone() -> None:
+    """The second statement fails elsewhere: a reason that names the first one only would be untrue."""
+    why = Flow(header={}).cell(0, "print('f' in globals())\nImage.open('/etc/hostname')\n1\nglobals()").why
+    assert [part.split(" (")[0] for part in why.split("; ")] == ["not pinned: addresses", "not pinned: machine"]
+
+
 def test_a_loop_that_was_stopped_leaves_its_variables_and_the_state_of_chance_anywhere() -> None:
     flow = Flow(header={"kernel_seed": 3})
     flow.lose(flow.cell(0, "import random\nwhile True:\n    for j in range(9): x = random.random()").writes, "stopped")

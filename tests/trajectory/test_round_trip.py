@@ -152,6 +152,18 @@ def _edit(path: Path, change: object) -> None:
         (lambda n: n["cells"][3]["metadata"]["codevision"]["record"]["step"].update(action={"type": "jump"}), "action"),
         (lambda n: n["cells"][3]["metadata"]["codevision"].update(record=None), "holds no step"),
         (lambda n: n["cells"][0]["metadata"]["codevision"].update(images=7), "was damaged"),
+        (
+            lambda n: n["cells"][0]["metadata"]["codevision"]["images"][0].update(name="a b"),
+            "first question: image 0 is",
+        ),
+        (
+            lambda n: n["cells"][3]["metadata"]["codevision"]["record"]["step"]["cell"]["outputs"][-1].update(index=-1),
+            "step 1 shows image -1, which",
+        ),
+        (
+            lambda n: n["cells"][3]["metadata"]["codevision"]["record"]["step"].update(seconds={"$int": "9" * 400}),
+            "a number that a float can hold",
+        ),
         (lambda n: n["metadata"]["codevision"].update(turns=[{"question": 3, "first_step": 0}]), "question"),
         (lambda n: n["metadata"]["codevision"].update(turns=None), "turns"),
         (lambda n: n["metadata"]["codevision"].update(header=None), "lacks run, header"),
