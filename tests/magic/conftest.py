@@ -12,7 +12,7 @@ import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from tests.kernel_sockets import socket_files
+from tests.stock_kernels import socket_files
 
 SETUP = """
 %load_ext kernel_agent

@@ -14,8 +14,8 @@ import nbformat
 from PIL import Image
 from traitlets.config import Config
 
-from tests.kernel_sockets import socket_files
 from tests.model_server import call
+from tests.stock_kernels import socket_files
 
 TURN, ANSWER = call("result = image_0.rotate(90, expand=True)", thought="Turn it."), "<answer>AB12</answer>"
 

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from traitlets.config import Config
 
-from tests.kernel_sockets import socket_files
+from tests.stock_kernels import socket_files
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
