@@ -22,6 +22,10 @@ MIB = 1 << 20
 TAKES = "x = bytearray(b'1') * ({} << 20); print('taken', flush=True); import time; time.sleep(600)"
 
 
+MANY = "import os, time\nfor _ in range(30):\n    if os.fork() == 0: time.sleep(90); os._exit(0)\ntime.sleep(600)"
+"""A child that the kill did not see (it was just being born) ends by itself: it must not go on with its parent's loop."""
+
+
 def python(code: str, **options) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -79,6 +83,7 @@ for _ in range(8):
         os.read(go, 1)
         x = bytearray(b'1') * (60 << 20)
         time.sleep(600)
+        os._exit(0)
 input()
 os.close(tell)
 time.sleep(600)
@@ -105,7 +110,7 @@ def test_under_the_cap_nothing_happens(capped):
 
 
 def test_the_number_of_processes(capped):
-    code = "import os, time\nfor _ in range(30):\n    if os.fork() == 0: time.sleep(90)\ntime.sleep(600)"
+    code = MANY
     process, cap = capped(code, 2000, processes=10)
     assert process.wait(60) == -signal.SIGKILL
     assert cap.reason.startswith("processes: ")
@@ -115,8 +120,7 @@ def test_the_number_of_processes(capped):
 SHORT_OF_DESCRIPTORS = """
 import os, resource, subprocess, sys, time
 from kernel_agent.provisioners.sandbox.memory import MemoryCap
-code = "input()\\nimport os, time\\nfor _ in range(30):\\n    if os.fork() == 0: time.sleep(90)\\ntime.sleep(600)"
-process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, start_new_session=True)
+process = subprocess.Popen([sys.executable, "-c", "input()\\n" + sys.argv[1]], stdin=subprocess.PIPE, text=True, start_new_session=True)
 cap = MemoryCap(process.pid, 2 << 30, 10, group=process.pid)
 cap.start()
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -135,7 +139,9 @@ finally:
 
 
 def test_a_host_that_was_short_of_descriptors_watches_on():
-    done = subprocess.run([sys.executable, "-c", SHORT_OF_DESCRIPTORS], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_DESCRIPTORS, MANY], capture_output=True, text=True, timeout=300
+    )
     status, _, reason = done.stdout.partition(" ")
     assert status == "-9", done.stderr
     assert reason.startswith("processes: ")
@@ -146,7 +152,7 @@ def test_pages_that_forks_share_count_once():
 import os, time
 x = bytearray(b'1') * (100 << 20)
 for _ in range(4):
-    if os.fork() == 0: time.sleep(600)
+    if os.fork() == 0: time.sleep(600); os._exit(0)
 print('up', flush=True)
 time.sleep(600)
 """
