@@ -17,6 +17,7 @@ def interrupted(event, given):
         reference = weakref.ref(one, lambda _: signal.raise_signal(signal.SIGINT))
         del one
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit it ignored
 sys.addaudithook(interrupted)
 sys.argv[1:] = ["doctor"]
 from kernel_agent.cli import main
