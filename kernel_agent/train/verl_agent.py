@@ -27,8 +27,8 @@ from uuid import uuid4
 
 import torch
 from torch.utils.data import Dataset
-from transformers import GenerationConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+from verl.utils.model import get_generation_config
 
 from kernel_agent.agent import Agent
 from kernel_agent.errors import InputError
@@ -85,7 +85,8 @@ class Tasks(Dataset[dict[str, Any]]):
             for why in left_out[:10]:
                 print(f"Left out {why}")
             self._lessons += lessons.values()
-        del self._lessons[max_samples if max_samples > 0 else len(self._lessons) :]
+        if max_samples > 0:
+            del self._lessons[max_samples:]
 
     def __len__(self) -> int:
         return len(self._lessons)
@@ -94,9 +95,8 @@ class Tasks(Dataset[dict[str, Any]]):
         lesson = self._lessons[index]
         return {
             "agent_name": NAME,
-            "raw_prompt": [
-                {"role": "user", "content": lesson.truth.question}
-            ],  # for verl's logs: the agent writes its own
+            # for verl's logs: the agent writes its own
+            "raw_prompt": [{"role": "user", "content": lesson.truth.question}],
             "lesson": lesson,
             "data_source": lesson.truth.source or NAME,
             "reward_model": {"style": "rule", "ground_truth": "; ".join(lesson.truth.answers)},
@@ -127,8 +127,8 @@ def _kernels(options: Options) -> KernelPool:
 
 @cache
 def _ends(model: str) -> frozenset[int]:
-    """Ids that end a message, as the checkpoint's generation_config.json has them."""
-    ids = GenerationConfig.from_pretrained(model).eos_token_id
+    """Ids that end a message, as the checkpoint's generation_config.json has them, if it has one."""
+    ids = getattr(get_generation_config(model), "eos_token_id", None)
     return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
 
@@ -149,7 +149,10 @@ class CodeVisionLoop(AgentLoopBase):  # type: ignore[misc]
         **settings: Any,
     ) -> None:
         super().__init__(trainer_config, server_manager, tokenizer, processor, dataset_cls, data_config, hf_model_type)
-        self.options = Options(**{**settings, "rewards": Rewards(settings.get("rewards", Rewards.DEFAULT))})
+        settings["rewards"] = Rewards(settings.get("rewards", Rewards.DEFAULT))
+        if (level := settings.get("isolation", "auto")) != "auto":
+            settings["isolation"] = Isolation(level)
+        self.options = Options(**settings)
         self.model = str(self.config.actor_rollout_ref.model.path)
         self.ends = _ends(self.model) | {tokenizer.eos_token_id}
 
@@ -238,7 +241,7 @@ class _Tokens:
             response_mask=self.mask,
             response_logprobs=self.scores,
             multi_modal_data={"images": self.pictures} if self.pictures else {},
-            num_turns=len(self.messages) + 1,
+            num_turns=2 * len(self.rollout.over.steps),  # a message of the user's, or a report, and one of the model's
             metrics=self.metrics,
             extra_fields=self.extra,
         )
@@ -256,13 +259,11 @@ class _Tokens:
             top_p=float(self.sampling["top_p"]),
         )
 
-    def _add(self, message: Message) -> list[Any]:
-        """A message in verl's form at the end of the conversation; its pictures."""
+    def _add(self, message: Message) -> None:
+        """A message in verl's form at the end of the conversation."""
         parts = content_parts(message, self.broken)
         self.messages.append({"role": message.role, "content": parts})
-        pictures = [part["image"] for part in parts if part["type"] == "image"]
-        self.pictures += pictures
-        return pictures
+        self.pictures += [part["image"] for part in parts if part["type"] == "image"]
 
     async def _generate(self, room: int) -> list[int]:
         """The next message's ids, at most as many as there is room for, behind what there is."""

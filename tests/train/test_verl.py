@@ -91,7 +91,10 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
         "_target_": "kernel_agent.train.verl_agent.CodeVisionLoop",
         "records": str(out / "records"),
     }
-    OmegaConf.save([{**loop, "notebooks": str(out / "notebooks"), "turn_tokens": 400}], out / "codevision.yaml")
+    OmegaConf.save(
+        [{**loop, "notebooks": str(out / "notebooks"), "turn_tokens": 400, "isolation": "medium"}],
+        out / "codevision.yaml",
+    )
     config = composed(
         *COMMON,
         f"actor_rollout_ref.model.path={out / 'model'}",
@@ -164,6 +167,7 @@ def test_what_was_sampled_is_what_is_trained_on(batch: Batch) -> None:
         for run in batch.runs()
     ]
     assert ways.count(["error", "Answer"]) == ways.count(["ok", "Malformed", "Answer"]) == 2
+    assert {run.isolation for run in batch.runs()} == {"medium"}
     full = [run for run in batch.runs() if run.stop_reason == "model_error"]
     assert len(full) == 2
     assert all(len(run.steps) > 2 for run in full)
